@@ -1,0 +1,33 @@
+"""Train, evaluate and compare reward models.
+
+From Python: `rm_experiments.train(rm_experiments.compose(["seed=1"]))`. Importing this package imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rm_experiments.config.schema import RunConfig
+    from rm_experiments.runner.train import RunResult
+
+__version__ = "0.1.0"
+
+
+def compose(overrides: list[str] | None = None) -> RunConfig:
+    """The checked config of `rm-train OVERRIDES`.
+
+    Raises:
+        ConfigError: one line: what is wrong, the value, what is allowed.
+    """
+    from rm_experiments.config.compose import compose_run_config
+
+    return compose_run_config(overrides or [])
+
+
+def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
+    """Run `config` in this process, as `rm-train` does; see `rm_experiments.runner.train.train`."""
+    from rm_experiments.runner.train import train as run
+
+    return run(config, sweep_dir=sweep_dir)

@@ -1,0 +1,149 @@
+"""`rm-train`: compose, check, run. Everything a user can mistype is answered before torch is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Hydra would print its own text and exit with 1; this lets its errors reach the handler below.
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from rm_experiments.config.compose import (
+    compose_run_config,
+    conf_dir,
+    explain,
+    from_plain,
+    register_schema,
+    to_plain,
+    to_run_config,
+)
+from rm_experiments.config.schema import RunConfig
+from rm_experiments.errors import ConfigError, TrainingError, UserError
+from rm_experiments.launch import ranks
+from rm_experiments.launch.processes import run_on_ranks
+from rm_experiments.runner.paths import check_paths
+
+
+def main() -> None:
+    """Entry point of `rm-train` and `python -m rm_experiments`. Exits with the codes of the contract."""
+    register_schema()
+    try:
+        if ranks.rank() > 0:
+            # Rank 0 composes; the others are told.
+            _finish(_run_one(_config_from_rank_0()))
+            return
+        _check_sweep(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_job)()
+    except UserError as error:
+        _refuse(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _refuse(explain(error))
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        _refuse(f"{error}; a group needs an option, as in model=tiny")
+    except TrainingError as error:
+        print(f"rm-train: the run failed: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("rm-train: interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def _job(composed: DictConfig) -> float | None:
+    """One composed config: the whole command, or one job of a sweep."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is RunMode.MULTIRUN:
+        return _sweep_job(composed, Path(hydra_config.runtime.output_dir), Path(hydra_config.sweep.dir))
+    try:
+        config = to_run_config(composed)
+        outcome = _run_one(config)
+    except UserError as error:
+        _refuse(str(error))
+    _finish(outcome)
+    return None
+
+
+def _sweep_job(composed: DictConfig, job_dir: Path, sweep_dir: Path) -> float:
+    """A job of a sweep: what is wrong with one leaves the others alone. Returns `objective` for the sweeper."""
+    if ranks.world_size() > 1:
+        raise ConfigError("--multirun cannot run under torchrun; type rm-train --multirun ... launch=accelerate")
+    config = to_run_config(composed)
+    if config.run_dir is not None:
+        raise ConfigError(f"run_dir={config.run_dir}: each job of a sweep has its own; try hydra.sweep.dir={config.run_dir}")
+    config.run_dir = str(job_dir)
+    try:
+        outcome = _run_one(config, sweep_dir)
+    except Exception as error:
+        _leave_failure(job_dir, error)
+        print(f"rm-train: job {job_dir.name} failed: {error}", file=sys.stderr)  # noqa: T201
+        raise
+    if outcome["exit_code"]:
+        raise KeyboardInterrupt
+    return float(outcome["metrics"].get(config.objective, float("nan")))
+
+
+def _leave_failure(job_dir: Path, error: Exception) -> None:
+    """A job that was refused before it began still says so in its directory."""
+    from rm_experiments.runner.run_dir import SUMMARY_FILE, write_json
+
+    if not (job_dir / SUMMARY_FILE).exists():
+        write_json(job_dir / SUMMARY_FILE, {"status": "failed", "steps": 0, "error": f"{type(error).__name__}: {error}"})
+
+
+def _run_one(config: RunConfig, sweep_dir: Path | None = None) -> dict[str, Any]:
+    """Run in this process, on the ranks it belongs to, or on ranks that are started for it."""
+    check_paths(config)
+    if ranks.world_size() > 1:
+        if ranks.rank() == 0:
+            ranks.share(to_plain(config))
+    elif config.launch.name == "accelerate":
+        return run_on_ranks(config, sweep_dir)
+    from rm_experiments.runner.train import train
+
+    result = train(config, sweep_dir=sweep_dir)
+    return {"status": result.status, "metrics": result.metrics, "exit_code": result.exit_code}
+
+
+def _config_from_rank_0() -> RunConfig:
+    return from_plain(ranks.share(None))
+
+
+def _check_sweep(arguments: list[str]) -> None:
+    """Check every combination of a grid before its first job starts, so that a wrong value refuses the whole sweep."""
+    parsed = get_args_parser().parse_args(arguments)
+    if not parsed.multirun or parsed.cfg or parsed.help or parsed.info or parsed.config_name or parsed.config_dir:
+        return
+    for batch in BasicSweeper.split_arguments(
+        OverridesParser.create().parse_overrides(parsed.overrides), max_batch_size=None
+    ):
+        for overrides in batch:
+            compose_run_config([one for one in overrides if not one.lstrip("+~").startswith("hydra.")])
+
+
+def _finish(outcome: dict[str, Any]) -> None:
+    """Exit with the run's code; 0 returns, so that Hydra ends its work."""
+    if outcome["exit_code"]:
+        sys.exit(outcome["exit_code"])
+
+
+def _refuse(message: str) -> NoReturn:
+    if ranks.rank() == 0:
+        print(f"rm-train: {message}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

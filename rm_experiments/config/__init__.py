@@ -1,0 +1,1 @@
+"""Settings: their schema, their validation, and how Hydra composes them. Imports no torch."""

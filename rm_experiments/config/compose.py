@@ -1,0 +1,218 @@
+"""From `conf/` and the command line to a checked `RunConfig`, and back to a file that repeats the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rm_experiments.config.schema import EvalSetConfig, RunConfig
+from rm_experiments.config.validation import check
+from rm_experiments.errors import ConfigError
+
+SCHEMA_NAME = "run_schema"
+_NOT_REPEATED = ("run_dir", "resume")
+"""Keys that say where a run writes, not what it is."""
+
+
+def conf_dir() -> Path:
+    """The directory of the config groups: inside the installed package, or beside it in a checkout."""
+    packaged = Path(__file__).parents[1] / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def register_schema() -> None:
+    """Make the typed root known to Hydra, so that names and types are held while composing."""
+    ConfigStore.instance().store(name=SCHEMA_NAME, node=RunConfig)
+
+
+def to_run_config(composed: DictConfig) -> RunConfig:
+    """The composed config as checked dataclasses.
+
+    Raises:
+        ConfigError: for an unknown key (also one added with `+`), a missing or wrongly typed value, or a value that
+            `validation.check` refuses.
+    """
+    _refuse_unknown_keys(composed, RunConfig, "")
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError(f"{missing[0]} is not set; type {missing[0]}=VALUE")
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    assert isinstance(config, RunConfig)
+    config.data.eval_sets = {
+        str(name): _eval_set(str(name), value) for name, value in config.data.eval_sets.items()
+    }
+    return check(config)
+
+
+def from_plain(values: dict[str, Any]) -> RunConfig:
+    """A checked config from plain nested values, as `to_plain` gives and config.yaml holds.
+
+    Raises:
+        ConfigError: as `to_run_config`.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), values)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(merged, DictConfig)
+    return to_run_config(merged)
+
+
+def to_plain(config: Any) -> Any:
+    """Nested dicts, lists and scalars: what YAML, JSON and `torch.load(weights_only=True)` can hold."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {key: to_plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_plain(value) for value in config]
+    return config.value if isinstance(config, Enum) else config
+
+
+def config_yaml(config: RunConfig) -> str:
+    """The text of a run's config.yaml: everything but where it writes, and the defaults that make it runnable.
+
+    `rm-train --config-dir DIR --config-name config` repeats the run.
+    """
+    values = {key: value for key, value in to_plain(config).items() if key not in _NOT_REPEATED}
+    head = {"defaults": [SCHEMA_NAME, "hydra_settings", "_self_"]}
+    dump = dict(sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(head, **dump) + yaml.safe_dump(values, **dump)  # type: ignore[call-overload,no-any-return]
+
+
+def load_config_yaml(path: Path) -> RunConfig:
+    """The config that `config_yaml` wrote."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values.pop("defaults", None)
+    return from_plain(values)
+
+
+def schema_keys(schema: type = RunConfig, prefix: str = "") -> list[str]:
+    """Every dotted key of the schema, sections included."""
+    keys = []
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        keys.append(prefix + field.name)
+        section = _section(hints[field.name])
+        if section is not None:
+            keys += schema_keys(section, f"{prefix}{field.name}.")
+    return keys
+
+
+def suggest(key: str) -> str:
+    """`; did you mean ...?` with the known key nearest to `key`, or where the keys are listed."""
+    known = schema_keys()
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not near:
+        # A right name in a wrong place: `lr=1` for `optimizer.lr=1`.
+        near = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    return f"; did you mean {near[0]}?" if near else "; rm-train --help lists all keys"
+
+
+def explain(error: Exception) -> str:
+    """One line for an error of Hydra or OmegaConf: what is wrong, the value, and what to type."""
+    seen: set[int] = set()
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        if isinstance(link, MissingConfigException):
+            return _explain_missing_option(link)
+        if isinstance(link, OverrideParseException):
+            return f"cannot read the override {link.override!r}; quote values with special characters: \"'key=value'\""
+        key = getattr(link, "full_key", None)
+        if key and type(link).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
+            return f"{key} is not a key{suggest(key)}"
+        if key and isinstance(link, OmegaConfBaseException):
+            return f"{key}: {one_line(link)}"
+    return one_line(error)
+
+
+def _explain_missing_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or ())
+    if not group:
+        return f"there is no config {option!r}; try --config-name train"
+    if not options:
+        return f"{group} is not a config group{suggest(group)}"
+    near = difflib.get_close_matches(option, options, n=1)
+    return f"{group}={option}: allowed are {', '.join(options)}" + (f"; did you mean {group}={near[0]}?" if near else "")
+
+
+def one_line(error: BaseException) -> str:
+    """The first informative line of a message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    return " ".join(lines[:6]) if lines else type(error).__name__
+
+
+def _section(hint: Any) -> type | None:
+    """The dataclass that a type annotation holds, itself or optionally."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((one for one in options if dataclasses.is_dataclass(one)), None)  # type: ignore[return-value]
+
+
+def _refuse_unknown_keys(node: DictConfig, schema: type, prefix: str) -> None:
+    """A `+key=value` is attached by Hydra even where the schema has no such field; it would have no effect."""
+    hints = typing.get_type_hints(schema)
+    for key in node:
+        if key not in hints:
+            raise ConfigError(f"{prefix}{key} is not a key{suggest(f'{prefix}{key}')}")
+        if OmegaConf.is_missing(node, key) or node._get_node(key) is None:
+            continue
+        hint = hints[str(key)]
+        raw = node._get_node(key)
+        if not isinstance(raw, DictConfig) or raw._is_none() or raw._is_interpolation():
+            continue
+        section = _section(hint)
+        if section is not None:
+            _refuse_unknown_keys(raw, section, f"{prefix}{key}.")
+
+
+def _eval_set(name: str, value: Any) -> EvalSetConfig:
+    """A named evaluation set from a bare source, or from a mapping with the keys of `EvalSetConfig`."""
+    if not isinstance(value, dict):
+        return EvalSetConfig(source=value)
+    prefix = f"data.eval_sets.{name}."
+    node = OmegaConf.create(value)
+    _refuse_unknown_keys(node, EvalSetConfig, prefix)
+    try:
+        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvalSetConfig), node))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{prefix}{explain(error)}") from error
+    assert isinstance(merged, EvalSetConfig)
+    return merged
+
+
+def compose_run_config(overrides: list[str]) -> RunConfig:
+    """The checked config of a command line without flags.
+
+    Raises:
+        ConfigError: one line: what is wrong, the value, what is allowed.
+    """
+    register_schema()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            composed = hydra_compose("train", overrides)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(explain(error)) from error
+    return to_run_config(composed)

@@ -1,0 +1,405 @@
+"""Every setting of a run, with its meaning. Torch-free: composing and refusing a config must answer at once.
+
+Below this layer nobody sees OmegaConf: the runner gets a `RunConfig` whose values were checked by `validation.check`.
+Fields typed `Any` hold a string or a list of strings, which OmegaConf cannot express; `validation.check` holds them to that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class ModelSource(str, Enum):
+    scratch = "scratch"
+    pretrained = "pretrained"
+
+
+class Dtype(str, Enum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Attention(str, Enum):
+    auto = "auto"
+    eager = "eager"
+    sdpa = "sdpa"
+    flash_attention_2 = "flash_attention_2"
+
+
+class TextAs(str, Enum):
+    chat = "chat"
+    raw = "raw"
+
+
+class Overlength(str, Enum):
+    truncate_prompt = "truncate_prompt"
+    truncate_response = "truncate_response"
+    drop = "drop"
+    error = "error"
+
+
+class Device(str, Enum):
+    auto = "auto"
+    cuda = "cuda"
+    mps = "mps"
+    cpu = "cpu"
+
+
+class Precision(str, Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Layout(str, Enum):
+    auto = "auto"
+    padded = "padded"
+
+
+class Mode(str, Enum):
+    max = "max"
+    min = "min"
+
+
+class FinalModel(str, Enum):
+    last = "last"
+    best = "best"
+
+
+class TrackingBackend(str, Enum):
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+    none = "none"
+
+
+class TrackingMode(str, Enum):
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass(kw_only=True)
+class ScratchConfig:
+    """The shape of a Llama-style decoder that starts from random weights, and of its tokenizer."""
+
+    hidden_size: int = 64
+    """Width of the residual stream; a multiple of `num_heads`."""
+    intermediate_size: int = 192
+    """Width of the gated MLP."""
+    num_layers: int = 2
+    """Decoder layers."""
+    num_heads: int = 4
+    """Attention heads."""
+    num_kv_heads: int = 4
+    """Key and value heads; divides `num_heads`."""
+    vocab_size: int = 1024
+    """Upper bound for the byte-level BPE trained on the training texts; at least 260 (256 bytes, 4 special tokens)."""
+    max_positions: int = 512
+    """Longest sequence in tokens."""
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The base model that gets a reward head."""
+
+    source: ModelSource = ModelSource.pretrained
+    """`scratch`: random weights in the shape of `model.scratch`; `pretrained`: `model.name_or_path`."""
+    name_or_path: str | None = None
+    """Directory or Hub id of any model that transformers can load for sequence classification."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; null: the default branch."""
+    dtype: Dtype = Dtype.auto
+    """Type of the trained weights. `auto`: float32, because small updates vanish in 16 bits."""
+    attention: Attention = Attention.auto
+    """Attention implementation of transformers; `auto`: what transformers prefers for the model."""
+    trust_remote_code: bool = False
+    """Whether code from the model's repository may run on this machine."""
+    dropout: float = 0.0
+    """Every dropout probability of the model, attention dropout included; 0 to below 1. 0: really off."""
+    suggested_lr: float = 1e-5
+    """Peak learning rate that suits training all weights of this model; `optimizer.lr` is this unless it is set."""
+    scratch: ScratchConfig | None = None
+    """Shape of the model with `source=scratch`; null otherwise."""
+
+
+@dataclass(kw_only=True)
+class ColumnsConfig:
+    """Which column holds what. Null: the usual names are looked for."""
+
+    prompt: str | None = None
+    """The prompt: text or a message list. Rows without one hold whole dialogues in `chosen` and `rejected`."""
+    chosen: str | None = None
+    """The preferred answer: text or a message list."""
+    rejected: str | None = None
+    """The other answer."""
+    margin: str | None = None
+    """A number: by how much chosen is better."""
+    subset: str | None = None
+    """The part of the data that a row belongs to; metrics are also given per subset."""
+    id: str | None = None
+    """The row's own id; without one, the row's number in the file."""
+
+
+@dataclass(kw_only=True)
+class SandboxConfig:
+    """The sandbox world: generated dialogues with a known gold reward (see `rm_experiments.data.sandbox`)."""
+
+    num_train_pairs: int = 24000
+    """Generated training pairs."""
+    num_eval_pairs: int = 1000
+    """Generated evaluation pairs; no prompt occurs in both."""
+    label_scale: float = 2.0
+    """Factor on the gold reward difference inside the sigmoid of the annotators; larger: cleaner labels."""
+    label_noise: float = 0.0
+    """Share of labels that are flipped afterwards, 0 to below 0.5."""
+    length_bias: float = 0.0
+    """Added to the annotators' view for each word that an answer is longer, in gold reward units."""
+    world_seed: int = 0
+    """Seed of the generated texts and labels, apart from `seed`, so that seeds can be compared on the same data."""
+
+
+@dataclass(kw_only=True)
+class EvalSetConfig:
+    """A further evaluation set with a name of its own."""
+
+    source: Any = None
+    """Files, globs, a list of them, or a Hub id with split, as for `data.eval`."""
+    format: str = "auto"
+    """As `data.format`."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """As `data.columns`."""
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where the pairs come from and how they become tokens."""
+
+    train: Any = None
+    """Training pairs: file, glob, list of them, or a Hub id with split (`org/name:train`)."""
+    eval: Any = None
+    """Pairs of the main evaluation set, in the same forms; null: `data.eval_fraction` of the training prompts."""
+    eval_sets: dict[str, Any] = field(default_factory=dict)
+    """Further evaluation sets: a name and a source, or a name and the keys of `EvalSetConfig`. Their metrics are
+    `eval_<name>_accuracy` and so on."""
+    sandbox: SandboxConfig | None = None
+    """The generated world; null when `data.train` is given."""
+    format: str = "auto"
+    """`auto` (recognised from the columns) or the name of a format."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """Names of the columns where they are not the usual ones."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub data set; null: the default branch."""
+    text_as: TextAs = TextAs.chat
+    """`chat`: a text prompt is one user turn and the answer one assistant turn; `raw`: the texts are concatenated."""
+    max_length: int | None = None
+    """Token limit of prompt and answer together; null: what the model can take, at most 2048."""
+    overlength: Overlength = Overlength.truncate_prompt
+    """What happens past the limit: `truncate_prompt` (oldest prompt tokens go; then both answers are cut at the same
+    length), `truncate_response`, `drop` (training and evaluation; counted), or `error`."""
+    eval_fraction: float = 0.05
+    """Share of the prompts that is split off when there is no `data.eval`; above 0, below 1."""
+    max_train_pairs: int | None = None
+    """Train on this many pairs at most, drawn at random from `seed`; null: all."""
+    max_eval_pairs: int | None = None
+    """Evaluate on this many pairs of each set at most, the first ones; null: all."""
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    """The training objective."""
+
+    name: str = "bradley_terry"
+    """A name in `rm_experiments.training.losses.LOSSES`."""
+    use_margin: bool = False
+    """Subtract each row's margin from the reward difference (Llama 2, arXiv:2307.09288, eq. 2). Missing margins are 0."""
+    label_smoothing: float = 0.0
+    """Probability that a label is wrong, 0 to below 0.5 (conservative Bradley-Terry, arXiv:2305.18290 appendix)."""
+    center_coefficient: float = 0.0
+    """Weight of (chosen + rejected)^2, which keeps rewards around zero (arXiv:2312.09244); 0: off."""
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """How weights are updated."""
+
+    name: str = "adamw"
+    """A name in `rm_experiments.training.optimizers.OPTIMIZERS`."""
+    lr: float = 1e-5
+    """Peak learning rate; any positive finite number."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of matrices; norms and biases get none."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """Decay rates of the first and second moment, each at least 0 and below 1."""
+    eps: float = 1e-8
+    """Added to the denominator; above 0."""
+
+
+@dataclass(kw_only=True)
+class SchedulerConfig:
+    """The learning rate over the run."""
+
+    name: str = "linear"
+    """A name in `rm_experiments.training.schedules.SCHEDULES`."""
+    warmup_ratio: float = 0.0
+    """Share of the steps over which the rate grows from 0, 0 to 1. Not together with `warmup_steps`."""
+    warmup_steps: int | None = None
+    """The same as a number of steps."""
+    min_lr_ratio: float = 0.0
+    """Where the decay ends, as a share of `optimizer.lr`, 0 to 1. Without effect in `constant`, so refused there."""
+    decay_ratio: float | None = None
+    """Share of the steps in the final decay of `warmup_stable_decay`, above 0 to 1; refused elsewhere."""
+
+
+@dataclass(kw_only=True)
+class AdapterConfig:
+    """Which weights are trained."""
+
+    name: str = "none"
+    """`none`: all weights; `lora`: low-rank adapters (arXiv:2106.09685) and the reward head."""
+    rank: int | None = None
+    """LoRA: rank of the update; null with `adapter=none`."""
+    alpha: float | None = None
+    """LoRA: the update is scaled by alpha / rank."""
+    dropout: float | None = None
+    """LoRA: dropout before the update, 0 to below 1."""
+    target_modules: Any = None
+    """LoRA: module names, or `all-linear`; null: what peft knows for the model."""
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """The training loop."""
+
+    max_steps: int | None = None
+    """Optimizer steps; when set it decides and data repeats as needed. Null: `num_epochs` decides."""
+    num_epochs: float = 1.0
+    """Passes over the training pairs; fractions are allowed."""
+    batch_size: int = 16
+    """Preference pairs per optimizer step, over all processes."""
+    micro_batch_tokens: int = 8192
+    """Token budget of one forward pass, padding included; does not change the result."""
+    length_window: int = 8
+    """Optimizer steps whose pairs are sorted by length together before they are cut into steps and shuffled again; 1: off."""
+    layout: Layout = Layout.auto
+    """How pairs become rows of a batch; does not change the result. `auto` takes the fastest the model supports."""
+    device: Device = Device.auto
+    """`auto`: CUDA, else MPS, else CPU."""
+    precision: Precision = Precision.auto
+    """Of the backbone's arithmetic; rewards and loss are float32 always. `auto`: bf16 on GPUs that have it, else fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more arithmetic."""
+    compile: bool = False
+    """torch.compile on the backbone."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are scaled down to this norm; null: off."""
+    log_every_steps: int = 10
+    """Training metrics are logged over windows of this many steps."""
+    early_stopping_patience: int | None = None
+    """Stop after this many evaluations without improvement of `checkpoint.metric`; null: off."""
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """When evaluation happens, and how big its batches are. All that are set apply together."""
+
+    every_steps: int | None = None
+    """After every n optimizer steps."""
+    every_fraction: float | None = None
+    """After every such fraction of training, above 0 to 1."""
+    every_epochs: float | None = None
+    """After every so many passes over the training pairs; fractions are allowed."""
+    log_spaced: int | None = None
+    """This many times, at steps spaced evenly on a logarithmic scale."""
+    at_start: bool = False
+    """Before the first step."""
+    at_end: bool = True
+    """After the last step."""
+    micro_batch_tokens: int = 16384
+    """Token budget of one forward pass; does not change the result."""
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """What is kept, and which model is handed over."""
+
+    every_steps: int | None = None
+    """Save after every n steps; null: after every evaluation."""
+    keep_last: int = 2
+    """Checkpoints kept beside the best one; at least 1."""
+    keep_best: bool = True
+    """Keep the checkpoint with the best `metric`; `checkpoints/best` links to it."""
+    metric: str = "eval_accuracy"
+    """The metric that decides, as written in metrics.jsonl."""
+    mode: Mode = Mode.max
+    """Whether higher (`max`) or lower (`min`) is better."""
+    final: FinalModel = FinalModel.last
+    """Which weights go to `final/`: those after the last step, or the best checkpoint's."""
+    dtype: Dtype = Dtype.auto
+    """Type of saved weights; `auto`: the base model's own."""
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Where metrics go beside metrics.jsonl."""
+
+    backend: TrackingBackend = TrackingBackend.wandb
+    """`wandb`, `tensorboard` or `none`."""
+    mode: TrackingMode = TrackingMode.auto
+    """W&B: `auto` (online when logged in, else offline), `online`, `offline`, `disabled`."""
+    project: str = "rm_experiments"
+    """W&B project."""
+    entity: str | None = None
+    """W&B user or team; null: the account's default."""
+    group: str | None = None
+    """W&B group; null: the sweep's name in a sweep."""
+    job_type: str = "train"
+    """W&B job type."""
+    tags: list[str] = field(default_factory=list)
+    """W&B tags, each 1 to 64 characters."""
+    notes: str | None = None
+    """W&B notes."""
+
+
+@dataclass(kw_only=True)
+class LaunchConfig:
+    """Where one run executes."""
+
+    name: str = "inline"
+    """`inline`: this process; `accelerate`: `num_processes` ranks started from the resolved config."""
+    num_processes: int = 1
+    """Processes of one run."""
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """A whole run."""
+
+    name: str = "rm"
+    """Name of the run: letters, digits, `.`, `_`, `-`; at most 80."""
+    seed: int = 0
+    """The one seed: initial weights, order of the data, dropout."""
+    run_dir: str | None = None
+    """Where the run writes; null: `outputs/<name>/<date>_<time>`."""
+    resume: str = "auto"
+    """`auto`: go on from the newest good checkpoint of `run_dir`; `never`; or a checkpoint directory."""
+    objective: str = "eval_accuracy"
+    """The metric that the command returns to a sweeper."""
+    dry_run: bool = False
+    """Print steps, tokens, memory and disk that the run would need, and stop."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)

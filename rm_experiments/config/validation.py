@@ -1,0 +1,316 @@
+"""Ranges and cross-field rules. Pure: no files, no network, no torch, so that a wrong value is refused at once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rm_experiments.config.schema import (
+    DataConfig,
+    Device,
+    FinalModel,
+    Mode,
+    ModelSource,
+    Precision,
+    RunConfig,
+    TrackingMode,
+)
+from rm_experiments.errors import ConfigError
+
+LOSS_NAMES = ("bradley_terry",)
+OPTIMIZER_NAMES = ("adamw",)
+SCHEDULE_NAMES = ("constant", "linear", "cosine", "warmup_stable_decay")
+ADAPTER_NAMES = ("none", "lora")
+LAUNCH_NAMES = ("inline", "accelerate")
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
+_SET_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def check(config: RunConfig) -> RunConfig:
+    """Return `config` if every value is allowed and no setting contradicts or disables another.
+
+    Raises:
+        ConfigError: one line with the setting, its value, what is allowed and what to type.
+    """
+    for rule in (_names, _ranges, _model, _data, _lengths_of_run, _schedule, _adapter, _checkpoint, _tracking):
+        rule(config)
+    return config
+
+
+def _refuse(key: str, value: object, allowed: str, remedy: str | None = None) -> ConfigError:
+    return ConfigError(f"{key}={_shown(value)}: {allowed}" + (f"; try {remedy}" if remedy else ""))
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(getattr(value, "value", value))
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _names(config: RunConfig) -> None:
+    if not _NAME.fullmatch(config.name) or config.name.strip(".") == "":
+        raise _refuse(
+            "name", config.name, "1 to 80 letters, digits, '.', '_' or '-' are allowed", "name=my_run"
+        )
+    for key, value, choices in (
+        ("loss.name", config.loss.name, LOSS_NAMES),
+        ("optimizer.name", config.optimizer.name, OPTIMIZER_NAMES),
+        ("scheduler.name", config.scheduler.name, SCHEDULE_NAMES),
+        ("adapter.name", config.adapter.name, ADAPTER_NAMES),
+        ("launch.name", config.launch.name, LAUNCH_NAMES),
+    ):
+        if value not in choices:
+            raise _refuse(key, value, f"allowed are {', '.join(choices)}", f"{key}={choices[0]}")
+
+
+def _numbers(config: RunConfig) -> Iterator[tuple[str, Any, Callable[[Any], bool], str]]:
+    """(key, value, test, what is allowed) of every number; a null value is skipped where the schema allows null."""
+    optimizer, train, data, evaluation = config.optimizer, config.train, config.data, config.eval
+
+    def positive(x: float) -> bool:
+        return x > 0 and math.isfinite(x)
+
+    def at_least_one(x: int) -> bool:
+        return x >= 1
+
+    def share(x: float) -> bool:
+        return 0 <= x <= 1
+
+    def below_one(x: float) -> bool:
+        return 0 <= x < 1
+
+    def below_half(x: float) -> bool:
+        return 0 <= x < 0.5
+
+    def open_share(x: float) -> bool:
+        return 0 < x <= 1
+
+    def not_negative(x: float) -> bool:
+        return x >= 0 and math.isfinite(x)
+
+    whole, pos = "a whole number of at least 1", "a finite number above 0"
+    yield "seed", config.seed, lambda x: 0 <= x < 2**32, "a whole number from 0 to 4294967295"
+    yield "model.dropout", config.model.dropout, below_one, "at least 0 and below 1"
+    yield "model.suggested_lr", config.model.suggested_lr, positive, pos
+    yield "data.max_length", data.max_length, lambda x: x >= 4, "a whole number of at least 4, or null"
+    yield "data.eval_fraction", data.eval_fraction, lambda x: 0 < x < 1, "above 0 and below 1"
+    yield "data.max_train_pairs", data.max_train_pairs, at_least_one, whole + ", or null"
+    yield "data.max_eval_pairs", data.max_eval_pairs, at_least_one, whole + ", or null"
+    if data.sandbox is not None:
+        yield "data.sandbox.num_train_pairs", data.sandbox.num_train_pairs, at_least_one, whole
+        yield "data.sandbox.num_eval_pairs", data.sandbox.num_eval_pairs, at_least_one, whole
+        yield "data.sandbox.label_scale", data.sandbox.label_scale, positive, pos
+        yield "data.sandbox.label_noise", data.sandbox.label_noise, below_half, "at least 0 and below 0.5"
+        yield "data.sandbox.length_bias", data.sandbox.length_bias, math.isfinite, "a finite number"
+        yield "data.sandbox.world_seed", data.sandbox.world_seed, lambda x: x >= 0, "at least 0"
+    yield "loss.label_smoothing", config.loss.label_smoothing, below_half, "at least 0 and below 0.5"
+    yield "loss.center_coefficient", config.loss.center_coefficient, not_negative, "a finite number, at least 0"
+    yield "optimizer.lr", optimizer.lr, positive, pos
+    yield "optimizer.weight_decay", optimizer.weight_decay, not_negative, "a finite number, at least 0"
+    yield "optimizer.eps", optimizer.eps, positive, pos
+    yield "scheduler.warmup_ratio", config.scheduler.warmup_ratio, share, "0 to 1"
+    yield "scheduler.warmup_steps", config.scheduler.warmup_steps, lambda x: x >= 0, "at least 0, or null"
+    yield "scheduler.min_lr_ratio", config.scheduler.min_lr_ratio, share, "0 to 1"
+    yield "scheduler.decay_ratio", config.scheduler.decay_ratio, open_share, "above 0 to 1, or null"
+    yield "adapter.rank", config.adapter.rank, at_least_one, whole
+    yield "adapter.alpha", config.adapter.alpha, positive, pos
+    yield "adapter.dropout", config.adapter.dropout, below_one, "at least 0 and below 1"
+    yield "train.max_steps", train.max_steps, at_least_one, whole + ", or null"
+    yield "train.num_epochs", train.num_epochs, positive, pos
+    yield "train.batch_size", train.batch_size, at_least_one, whole
+    yield "train.micro_batch_tokens", train.micro_batch_tokens, at_least_one, whole
+    yield "train.length_window", train.length_window, at_least_one, whole
+    yield "train.max_grad_norm", train.max_grad_norm, positive, pos + ", or null"
+    yield "train.log_every_steps", train.log_every_steps, at_least_one, whole
+    yield "train.early_stopping_patience", train.early_stopping_patience, at_least_one, whole + ", or null"
+    yield "eval.every_steps", evaluation.every_steps, at_least_one, whole + ", or null"
+    yield "eval.every_fraction", evaluation.every_fraction, open_share, "above 0 to 1, or null"
+    yield "eval.every_epochs", evaluation.every_epochs, positive, pos + ", or null"
+    yield "eval.log_spaced", evaluation.log_spaced, at_least_one, whole + ", or null"
+    yield "eval.micro_batch_tokens", evaluation.micro_batch_tokens, at_least_one, whole
+    yield "checkpoint.every_steps", config.checkpoint.every_steps, at_least_one, whole + ", or null"
+    yield "checkpoint.keep_last", config.checkpoint.keep_last, at_least_one, whole
+    yield "launch.num_processes", config.launch.num_processes, at_least_one, whole
+
+
+def _ranges(config: RunConfig) -> None:
+    for key, value, allowed, text in _numbers(config):
+        if value is not None and not allowed(value):
+            raise _refuse(key, value, f"must be {text}")
+    betas = config.optimizer.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise _refuse(
+            "optimizer.betas", betas, "two numbers, at least 0 and below 1", "'optimizer.betas=[0.9,0.999]'"
+        )
+
+
+def _model(config: RunConfig) -> None:
+    model = config.model
+    if model.source is ModelSource.pretrained:
+        if not model.name_or_path:
+            raise _refuse("model.name_or_path", None, "a directory or Hub id is needed", "model=tiny")
+        if model.scratch is not None:
+            raise ConfigError("model.scratch has no effect with model.source=pretrained; try model.scratch=null")
+        return
+    if model.name_or_path is not None:
+        raise _refuse(
+            "model.name_or_path", model.name_or_path, "no effect with a model from scratch", "model=pretrained"
+        )
+    shape = model.scratch
+    if shape is None:
+        raise ConfigError("model.scratch=null: a model from scratch needs a shape; try model=tiny")
+    for key in ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "max_positions"):
+        if getattr(shape, key) < 1:
+            raise _refuse(f"model.scratch.{key}", getattr(shape, key), "must be at least 1")
+    if shape.vocab_size < 260:
+        raise _refuse("model.scratch.vocab_size", shape.vocab_size, "must be at least 260 (256 bytes, 4 special tokens)")
+    if shape.hidden_size % (2 * shape.num_heads):
+        raise _refuse(
+            "model.scratch.hidden_size", shape.hidden_size,
+            f"must be a multiple of 2 x model.scratch.num_heads={shape.num_heads}",
+        )  # fmt: skip
+    if shape.num_heads % shape.num_kv_heads:
+        raise _refuse(
+            "model.scratch.num_kv_heads", shape.num_kv_heads,
+            f"must divide model.scratch.num_heads={shape.num_heads}",
+        )  # fmt: skip
+
+
+def _source(key: str, value: object) -> None:
+    """A source is a string or a list of strings, none of them empty."""
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(one, str) and one for one in values):
+        raise _refuse(key, value, "must be a file, a glob, a Hub id with split, or a list of them")
+
+
+def _data(config: RunConfig) -> None:
+    data = config.data
+    if data.sandbox is not None:
+        for key in ("train", "eval"):
+            if getattr(data, key) is not None:
+                raise _refuse(f"data.{key}", getattr(data, key), "no effect with data=sandbox", "data=local")
+    elif data.train is None:
+        raise ConfigError("data.train=null: training pairs are needed; try data=local data.train=FILE, or data=sandbox")
+    else:
+        _source("data.train", data.train)
+    if data.eval is not None:
+        _source("data.eval", data.eval)
+    _eval_sets(data)
+    if data.overlength.value == "truncate_response" and data.max_length is None and data.sandbox is not None:
+        return
+    trained_on_all = config.train.max_steps is None and data.max_train_pairs is None
+    if trained_on_all and config.train.num_epochs > 1e6:
+        raise _refuse("train.num_epochs", config.train.num_epochs, "is absurdly large", "train.num_epochs=1")
+
+
+def _eval_sets(data: DataConfig) -> None:
+    for name, one in data.eval_sets.items():
+        if not _SET_NAME.fullmatch(str(name)):
+            raise _refuse("data.eval_sets", name, "names are 1 to 64 letters, digits, '.', '_' or '-'")
+        if name == "eval":
+            raise _refuse("data.eval_sets", name, "is the name of the main set", "another name")
+        if one.source is None:
+            raise ConfigError(f"data.eval_sets.{name}.source=null: a file or Hub id is needed")
+        _source(f"data.eval_sets.{name}.source", one.source)
+
+
+def _lengths_of_run(config: RunConfig) -> None:
+    train, scheduler = config.train, config.scheduler
+    if train.precision is Precision.fp16 and train.device is Device.cpu:
+        raise _refuse("train.precision", "fp16", "is not possible with train.device=cpu", "train.precision=bf16")
+    if scheduler.warmup_steps is not None and scheduler.warmup_ratio > 0:
+        raise ConfigError(
+            f"scheduler.warmup_steps={scheduler.warmup_steps} and scheduler.warmup_ratio={scheduler.warmup_ratio} "
+            "exclude each other; add scheduler.warmup_ratio=0"
+        )
+    if scheduler.name == "constant" and scheduler.min_lr_ratio > 0:
+        raise _refuse("scheduler.min_lr_ratio", scheduler.min_lr_ratio, "no effect with scheduler=constant", "scheduler=linear")
+    if scheduler.decay_ratio is not None and scheduler.name != "warmup_stable_decay":
+        raise _refuse(
+            "scheduler.decay_ratio", scheduler.decay_ratio,
+            f"no effect with scheduler={scheduler.name}", "scheduler=warmup_stable_decay",
+        )  # fmt: skip
+    if scheduler.name == "warmup_stable_decay":
+        if scheduler.decay_ratio is None:
+            raise _refuse("scheduler.decay_ratio", None, "warmup_stable_decay needs it", "scheduler.decay_ratio=0.1")
+        if scheduler.decay_ratio + scheduler.warmup_ratio > 1:
+            raise _refuse("scheduler.decay_ratio", scheduler.decay_ratio, "with scheduler.warmup_ratio it exceeds 1")
+    if config.launch.name == "inline" and config.launch.num_processes != 1:
+        raise _refuse(
+            "launch.num_processes", config.launch.num_processes, "launch=inline is one process", "launch=accelerate"
+        )
+
+
+def _schedule(config: RunConfig) -> None:
+    if not evaluates(config):
+        if config.checkpoint.final is FinalModel.best:
+            raise ConfigError("checkpoint.final=best needs an evaluation; try eval=default or checkpoint.final=last")
+        if config.train.early_stopping_patience is not None:
+            raise ConfigError("train.early_stopping_patience needs an evaluation; try eval=default")
+        if config.data.eval is not None or config.data.eval_sets:
+            raise ConfigError("data.eval has no effect without an evaluation; try eval=default, or data.eval=null")
+
+
+def evaluates(config: RunConfig) -> bool:
+    """Whether the run evaluates at all."""
+    schedule = config.eval
+    regular = (schedule.every_steps, schedule.every_fraction, schedule.every_epochs, schedule.log_spaced)
+    return schedule.at_start or schedule.at_end or any(value is not None for value in regular)
+
+
+def _adapter(config: RunConfig) -> None:
+    adapter = config.adapter
+    if adapter.name == "none":
+        for key in ("rank", "alpha", "dropout", "target_modules"):
+            if getattr(adapter, key) is not None:
+                raise _refuse(f"adapter.{key}", getattr(adapter, key), "no effect with adapter=none", "adapter=lora")
+        return
+    for key in ("rank", "alpha", "dropout"):
+        if getattr(adapter, key) is None:
+            raise _refuse(f"adapter.{key}", None, "adapter=lora needs a number")
+    if adapter.target_modules is not None:
+        _source("adapter.target_modules", adapter.target_modules)
+    if config.model.source is ModelSource.scratch:
+        raise ConfigError("adapter=lora on a model from scratch would freeze random weights; try adapter=none or model=pretrained")
+
+
+_LOWER_IS_BETTER = re.compile(r"_(loss|objective|ece|brier|ties)$")
+_HIGHER_IS_BETTER = re.compile(r"_(accuracy|margin|accuracy_ci_low)$")
+
+
+def _checkpoint(config: RunConfig) -> None:
+    checkpoint = config.checkpoint
+    for key, metric in (("checkpoint.metric", checkpoint.metric), ("objective", config.objective)):
+        if not metric.startswith("eval_"):
+            raise _refuse(key, metric, "must be an evaluation metric as in metrics.jsonl", f"{key}=eval_accuracy")
+    wrong = (
+        (checkpoint.mode is Mode.max and _LOWER_IS_BETTER.search(checkpoint.metric))
+        or (checkpoint.mode is Mode.min and _HIGHER_IS_BETTER.search(checkpoint.metric))
+    )  # fmt: skip
+    if wrong:
+        other = "min" if checkpoint.mode is Mode.max else "max"
+        raise _refuse(
+            "checkpoint.mode", checkpoint.mode, f"would keep the worst checkpoint by {checkpoint.metric}",
+            f"checkpoint.mode={other}",
+        )  # fmt: skip
+    if checkpoint.final is FinalModel.best and not checkpoint.keep_best:
+        raise ConfigError("checkpoint.final=best needs checkpoint.keep_best=true")
+
+
+def _tracking(config: RunConfig) -> None:
+    tracking = config.tracking
+    if tracking.backend.value != "wandb":
+        if tracking.mode is not TrackingMode.auto:
+            raise _refuse("tracking.mode", tracking.mode, f"no effect with tracking={tracking.backend.value}", "tracking=wandb")
+        return
+    for tag in tracking.tags:
+        if not 1 <= len(tag) <= 64:
+            raise _refuse("tracking.tags", tag, "a tag has 1 to 64 characters")
+    if not tracking.project or len(tracking.project) > 128 or re.search(r"[/\\#?%:]", tracking.project):
+        raise _refuse("tracking.project", tracking.project, "1 to 128 characters without / \\ # ? % :")

@@ -1,0 +1,21 @@
+"""The errors a user can cause. Each message is one line: what is wrong, the value, what is allowed, what to type."""
+
+
+class UserError(Exception):
+    """Something the user can mend. Commands print the message as one line on stderr and exit with code 2."""
+
+
+class ConfigError(UserError):
+    """A setting has an unknown name, a value out of range, or contradicts another setting."""
+
+
+class DataError(UserError):
+    """A data file cannot be read, or a row of it is not a preference pair."""
+
+
+class CheckpointError(UserError):
+    """A model or checkpoint directory is missing, damaged, or belongs to something else."""
+
+
+class TrainingError(RuntimeError):
+    """The run failed although its input was valid (a non-finite loss, say). Commands exit with code 1."""

@@ -1,0 +1,150 @@
+"""Metrics as functions of the evaluation records: the same for any batch size, order and number of processes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rm_experiments.errors import DataError
+from rm_experiments.evaluation.records import Records
+
+Vector = NDArray[np.float64]
+Objective = Callable[[Records], Vector]
+"""The training loss of each pair [n], from the records."""
+
+NUM_RESAMPLES = 10_000
+_CHUNK = 2**24
+"""Resampled clusters drawn at a time: bounds the memory of the bootstrap to some hundred MB."""
+
+
+def metrics(records: Records, objective: Objective, resamples: int = NUM_RESAMPLES) -> dict[str, float]:
+    """Every metric of one evaluation set, without prefix; subsets as `<subset>_accuracy` and so on.
+
+    Means are weighted by the records' weight. Accuracy counts a pair as right when its chosen reward is strictly higher;
+    equal rewards are wrong there and counted in `ties`.
+
+    Raises:
+        DataError: when the name of a subset makes a metric's name.
+    """
+    values = core_metrics(records)
+    weight = records["weight"]
+    values["objective"] = _mean(objective(records), weight)
+    values |= interval(records, resamples) | calibration(records) | length_bias(records)
+    values["num_pairs"] = len(weight)
+    for subset in sorted({str(name) for name in records["subset"] if name is not None}):
+        part = select(records, records["subset"] == subset)
+        inside = core_metrics(part)
+        for name in ("accuracy", "loss", "margin"):
+            _add(values, f"{slug(subset)}_{name}", inside[name], subset)
+        _add(values, f"{slug(subset)}_num_pairs", len(part["weight"]), subset)
+    return values
+
+
+def core_metrics(records: Records) -> dict[str, float]:
+    """Loss, accuracy, ties, margin and reward statistics."""
+    chosen, rejected, margin = records["reward_chosen"], records["reward_rejected"], records["margin"]
+    weight = records["weight"]
+    rewards = np.concatenate([chosen, rejected])
+    both = np.concatenate([weight, weight])
+    mean_reward = _mean(rewards, both)
+    return {
+        "loss": _mean(negative_log_sigmoid(margin), weight),
+        "accuracy": _mean(margin > 0, weight),
+        "ties": _mean(margin == 0, weight),
+        "margin": _mean(margin, weight),
+        "min_reward": float(rewards.min()),
+        "mean_reward": mean_reward,
+        "max_reward": float(rewards.max()),
+        "std_reward": float(np.sqrt(_mean((rewards - mean_reward) ** 2, both))),
+        "mean_chosen_reward": _mean(chosen, weight),
+        "mean_rejected_reward": _mean(rejected, weight),
+    }
+
+
+def interval(records: Records, resamples: int = NUM_RESAMPLES) -> dict[str, float]:
+    """95% percentile interval of the accuracy, resampling prompts: pairs of one prompt are not independent.
+
+    Prompts are sorted by their id and the seed is fixed, so the interval depends on the records only.
+    """
+    _, cluster = np.unique(records["prompt_id"].astype(str), return_inverse=True)
+    right = np.bincount(cluster, weights=records["weight"] * (records["margin"] > 0))
+    total = np.bincount(cluster, weights=records["weight"])
+    generator = np.random.default_rng(0)
+    accuracies = np.empty(resamples)
+    step = max(1, _CHUNK // len(total))
+    for start in range(0, resamples, step):
+        drawn = generator.integers(len(total), size=(min(step, resamples - start), len(total)), dtype=np.int32)
+        accuracies[start : start + len(drawn)] = right[drawn].sum(axis=1) / total[drawn].sum(axis=1)
+    low, high = np.quantile(accuracies, [0.025, 0.975])
+    return {"accuracy_ci_low": float(low), "accuracy_ci_high": float(high)}
+
+
+def calibration(records: Records, bins: int = 15) -> dict[str, float]:
+    """Expected calibration error and Brier score of sigmoid(margin) as probability that chosen is preferred.
+
+    ECE: confidence sigmoid(|margin|) in `bins` equal bins on [0.5, 1] against the share of pairs with margin > 0; ties are
+    half right. Brier: mean of (1 - sigmoid(margin))^2.
+    """
+    margin, weight = records["margin"], records["weight"]
+    confidence = np.exp(-negative_log_sigmoid(np.abs(margin)))
+    right = np.where(margin == 0, 0.5, margin > 0)
+    index = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    gap = np.bincount(index, weights=weight * (right - confidence), minlength=bins)
+    return {
+        "ece": float(np.abs(gap).sum() / weight.sum()),
+        "brier": _mean((1 - np.exp(-negative_log_sigmoid(margin))) ** 2, weight),
+    }
+
+
+def length_bias(records: Records) -> dict[str, float]:
+    """Does the model prefer the longer answer, and is that what the labels do? Length in characters.
+
+    A metric that is not defined for the data (no pair whose chosen side is shorter, say) is left out.
+    """
+    margin, weight = records["margin"], records["weight"]
+    difference = (records["num_chars_chosen"] - records["num_chars_rejected"]).astype(np.float64)
+    values = {"pick_longest": _mean(np.where(difference == 0, 0.5, difference > 0), weight)}
+    for name, part in (("shorter", difference < 0), ("longer", difference > 0)):
+        if part.any():
+            values[f"accuracy_chosen_{name}"] = _mean(margin[part] > 0, weight[part])
+    centred_margin = margin - _mean(margin, weight)
+    centred_difference = difference - _mean(difference, weight)
+    spread = _mean(centred_margin**2, weight) * _mean(centred_difference**2, weight)
+    if spread > 0:
+        values["length_correlation"] = _mean(centred_margin * centred_difference, weight) / spread**0.5
+    return values
+
+
+def negative_log_sigmoid(x: Vector) -> Vector:
+    """-log sigmoid(x), without overflow."""
+    return np.logaddexp(0.0, -x)
+
+
+def select(records: Records, mask: NDArray[np.bool_]) -> Records:
+    """The rows where `mask` [n] is true."""
+    return {name: column[mask] for name, column in records.items()}
+
+
+def slug(subset: str) -> str:
+    """A subset's name as part of a metric's name."""
+    return re.sub(r"[^A-Za-z0-9.-]", "-", subset)
+
+
+def prefixed(values: dict[str, float], set_name: str | None) -> dict[str, float]:
+    """`accuracy` -> `eval_accuracy` of the main set, `eval_<set>_accuracy` of a named one."""
+    prefix = "eval_" if set_name is None else f"eval_{set_name}_"
+    return {prefix + name: value for name, value in values.items()}
+
+
+def _add(values: dict[str, float], name: str, value: float, subset: str) -> None:
+    if name in values:
+        raise DataError(f"the subset {subset!r} would make a second metric {name!r}; rename it in the data")
+    values[name] = value
+
+
+def _mean(values: NDArray[Any], weight: Vector) -> float:
+    return float(np.average(np.asarray(values, dtype=np.float64), weights=weight))

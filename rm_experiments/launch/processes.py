@@ -1,0 +1,85 @@
+"""`launch=accelerate`: the ranks of one run, started from its resolved config. No rank runs Hydra."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rm_experiments.config.compose import to_plain
+from rm_experiments.config.schema import RunConfig
+from rm_experiments.errors import TrainingError, UserError
+from rm_experiments.launch.signals import HANDLED
+
+OUTCOME_FILE, PROCESS_FILE, JOB_FILE = "outcome.json", "pid", "job.json"
+
+
+def run_on_ranks(config: RunConfig, sweep_dir: Path | None) -> dict[str, Any]:
+    """Run `config` on `launch.num_processes` processes of this machine.
+
+    Returns:
+        status, run_dir, metrics and exit_code, as the first rank reports them.
+
+    Raises:
+        UserError, TrainingError: as a run in this process would.
+    """
+    number = config.launch.num_processes
+    with tempfile.TemporaryDirectory(prefix="rm_experiments_") as name:
+        folder = Path(name)
+        job = {"config": to_plain(config), "sweep_dir": str(sweep_dir) if sweep_dir else None, "command": sys.argv[1:]}
+        (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}",
+            "-m", "rm_experiments.launch.worker", str(folder),
+        ]  # fmt: skip
+        environment = dict(os.environ)
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
+        # A session of its own: the terminal's Ctrl-C reaches this process only, which passes it on once.
+        child = subprocess.Popen(
+            command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+        )
+        log = _follow(child, folder)
+        outcome = folder / OUTCOME_FILE
+        if not outcome.exists():
+            raise TrainingError(f"a process of the run ended without a result (exit code {child.returncode}): {log}")
+        values = json.loads(outcome.read_text(encoding="utf-8"))
+    if values["kind"] == "user":
+        raise UserError(values["message"])
+    if values["kind"] == "failed":
+        raise TrainingError(values["message"])
+    assert isinstance(values, dict)
+    return values
+
+
+def _follow(child: subprocess.Popen[str], folder: Path) -> str:
+    """Wait for the ranks, pass on what they print and the signals that come; returns the last line they printed."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        try:
+            # One rank is enough: the ranks agree on stopping.
+            os.kill(int((folder / PROCESS_FILE).read_text()), number)
+        except (OSError, ValueError):
+            os.killpg(child.pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in HANDLED}
+    last, quiet = "", False
+    try:
+        assert child.stderr is not None
+        for line in child.stderr:
+            # torchrun reports every failure of a rank at length; the rank's own words come from the outcome file.
+            quiet = quiet or (folder / OUTCOME_FILE).exists()
+            if line.strip():
+                last = line.strip()
+            if not quiet:
+                sys.stderr.write(line)
+        child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return last

@@ -1,0 +1,121 @@
+"""An ordinary Hugging Face model directory: written, put back into a model, and checked by a plain reload."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rm_experiments.data.tokenization import TokenizedPairs
+from rm_experiments.errors import CheckpointError
+from rm_experiments.modeling.reward_model import RewardModel
+
+PROBE_FILE = "probe.jsonl"
+NUM_PROBES = 8
+MASTER_FILE = "weights.safetensors"
+
+
+def save_model(
+    directory: Path, reward_model: RewardModel, adapter: Any | None, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> None:
+    """Write weights, config.json and tokenizer so that plain transformers (peft for an adapter) loads them."""
+    model = reward_model.model
+    tokenizer.save_pretrained(directory)
+    if adapter is not None:
+        adapter.save_pretrained(directory)
+        return
+    # The same name and type of every tensor as from_pretrained expects; `to` keeps tied weights tied when it changes nothing.
+    weights = {name: value.detach().to(dtype) if value.is_floating_point() else value.detach() for name, value in model.state_dict().items()}
+    model.save_pretrained(directory, state_dict=weights)
+    path = directory / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def save_master_weights(directory: Path, reward_model: RewardModel, dtype: torch.dtype, has_adapter: bool) -> None:
+    """In state/: the trained weights in the training's own type, where the model directory has not got them."""
+    trained = {name: value for name, value in reward_model.model.named_parameters() if value.requires_grad}
+    if has_adapter or any(value.dtype != dtype for value in trained.values()):
+        save_file({name: value.detach().cpu().contiguous() for name, value in trained.items()}, directory / MASTER_FILE)
+
+
+def load_weights(checkpoint: Path, reward_model: RewardModel) -> None:
+    """Put the weights of a checkpoint back into a model of the same architecture.
+
+    Raises:
+        CheckpointError: when they are those of another model.
+    """
+    master = checkpoint / "state" / MASTER_FILE
+    weights = load_file(master if master.exists() else checkpoint / "model.safetensors")
+    parameters = reward_model.model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, value in weights.items():
+            if name not in parameters or parameters[name].shape != value.shape:
+                raise CheckpointError(f"{checkpoint}: {name} does not fit the model of this run")
+            parameters[name].copy_(value)
+    lost = [name for name, value in reward_model.model.named_parameters() if value.requires_grad and name not in weights]
+    if lost:
+        raise CheckpointError(f"{checkpoint}: {lost[0]} is missing")
+
+
+def write_probe(
+    directory: Path, pairs: TokenizedPairs, chosen: NDArray[Any], rejected: NDArray[Any]
+) -> None:
+    """The first rows with their token ids and rewards [n]: what a loaded model must reproduce."""
+    with (directory / PROBE_FILE).open("w", encoding="utf-8") as file:
+        for pair in range(min(NUM_PROBES, len(pairs))):
+            row = {
+                "input_ids_chosen": pairs.sequence(2 * pair).tolist(),
+                "input_ids_rejected": pairs.sequence(2 * pair + 1).tolist(),
+                "reward_chosen": float(chosen[pair]),
+                "reward_rejected": float(rejected[pair]),
+            }
+            file.write(json.dumps(row) + "\n")
+
+
+def reload_difference(directory: Path, adapter: bool) -> float:
+    """Load `directory` with plain transformers and compare with its probe rows.
+
+    Returns:
+        The largest absolute difference of a reward, in float32 arithmetic on the CPU, each side in a padded batch.
+
+    Raises:
+        CheckpointError: when the directory does not load.
+    """
+    rows = [json.loads(line) for line in (directory / PROBE_FILE).read_text(encoding="utf-8").splitlines()]
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        model = _load_plain(directory, adapter, tokenizer.pad_token_id).eval()
+    except Exception as error:  # whatever a library says, the saved model is not usable
+        raise CheckpointError(f"{directory}: does not load with plain transformers: {error}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    difference = 0.0
+    with torch.inference_mode():
+        for side in ("chosen", "rejected"):
+            encoded = {"input_ids": [row[f"input_ids_{side}"] for row in rows]}
+            batch = tokenizer.pad(encoded, padding_side="right", return_tensors="pt")
+            rewards = model(**batch).logits[:, 0].float().numpy()
+            measured = np.array([row[f"reward_{side}"] for row in rows])
+            difference = max(difference, float(np.abs(rewards - measured).max()))
+    return difference
+
+
+def _load_plain(directory: Path, adapter: bool, pad_id: int) -> Any:
+    if not adapter:
+        return AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=torch.float32)
+    from peft import AutoPeftModelForSequenceClassification
+
+    return AutoPeftModelForSequenceClassification.from_pretrained(
+        directory, num_labels=1, dtype=torch.float32, pad_token_id=pad_id
+    )

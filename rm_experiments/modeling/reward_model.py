@@ -1,0 +1,249 @@
+"""A transformers model with one reward per sequence, read at the last token by length, in float32."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from rm_experiments.config.schema import Attention, Dtype, ModelConfig
+from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.modeling.tokenizer import unreadable_model
+
+DTYPES = {Dtype.float32: torch.float32, Dtype.bfloat16: torch.bfloat16, Dtype.float16: torch.float16}
+
+
+class RewardModel(nn.Module):
+    """One reward for each right-padded sequence.
+
+    Decoders (models with a linear `score` head): causal attention cannot see what comes after a token, so padding on
+    the right needs no mask, and the hidden state is taken at `length - 1`, whatever the pad id is. Encoders keep their
+    own pooling and head, with a mask.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.is_decoder = isinstance(getattr(model, "score", None), nn.Module) and not hasattr(model, "classifier")
+
+    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Rewards [b], float32 or wider, of `input_ids` [b, t] with `lengths` [b] real tokens each."""
+        if not self.is_decoder:
+            mask = torch.arange(input_ids.shape[1], device=input_ids.device)[None, :] < lengths[:, None]
+            logits: Tensor = self.model(input_ids=input_ids, attention_mask=mask.long()).logits
+            return wide(logits)[:, 0]
+        hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
+        rows = torch.arange(len(lengths), device=hidden.device)
+        return self.head(hidden[rows, lengths - 1])
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The decoder without its head."""
+        return getattr(self.model, self.model.base_model_prefix)  # type: ignore[no-any-return]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Rewards [b] of hidden states [b, d]; in float32 even under autocast, where 8 bits would make ties."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            score = self.model.score
+            if isinstance(score, nn.Linear):
+                bias = None if score.bias is None else wide(score.bias)
+                return nn.functional.linear(wide(hidden), wide(score.weight), bias)[:, 0]
+            return wide(score(hidden.to(next(score.parameters()).dtype)))[:, 0]
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Float32, or wider if it is."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+@dataclass(kw_only=True)
+class BuiltModel:
+    """A reward model and what was found out while building it."""
+
+    reward_model: RewardModel
+    base_dtype: torch.dtype
+    """Type of the weights of the base model as it was saved."""
+    notes: list[str]
+    """What was decided, one sentence each."""
+
+
+def load_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+    """The architecture, one label, dropout as asked. Reads a JSON file, no weights.
+
+    Raises:
+        CheckpointError: when the model cannot be found or is damaged.
+        ConfigError: when its tokenizer does not fit.
+    """
+    shape = config.scratch
+    if shape is not None:
+        model_config: PretrainedConfig = LlamaConfig(
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            num_hidden_layers=shape.num_layers,
+            num_attention_heads=shape.num_heads,
+            num_key_value_heads=shape.num_kv_heads,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=shape.max_positions,
+            # The usual 0.02 suits wide models; a narrow one learns several times slower from it.
+            initializer_range=shape.hidden_size**-0.5,
+            num_labels=1,
+            dtype="float32",
+        )
+    else:
+        assert config.name_or_path is not None
+        try:
+            model_config = AutoConfig.from_pretrained(
+                os.path.expanduser(config.name_or_path),
+                revision=config.revision,
+                trust_remote_code=config.trust_remote_code,
+                num_labels=1,
+            )
+        except Exception as error:  # OSError, ValueError, and the Hub client's own errors, which are no OSErrors
+            raise CheckpointError(unreadable_model(config, "config.json", error)) from error
+    text_config = model_config.get_text_config()
+    vocabulary = getattr(text_config, "vocab_size", None)
+    if vocabulary is not None and max(tokenizer.get_vocab().values()) >= vocabulary:
+        raise ConfigError(
+            f"model.name_or_path={config.name_or_path}: its tokenizer has ids up to "
+            f"{max(tokenizer.get_vocab().values())}, the model's embedding only {vocabulary} rows"
+        )
+    model_config.id2label, model_config.label2id = {0: "reward"}, {"reward": 0}
+    model_config.pad_token_id = text_config.pad_token_id = tokenizer.pad_token_id
+    set_dropout(model_config, config.dropout)
+    return model_config
+
+
+def max_positions(model_config: PretrainedConfig) -> int | None:
+    """The longest sequence that the model takes, or None where its architecture has no limit."""
+    text_config = model_config.get_text_config()
+    limit = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
+    if limit is None:
+        return None
+    # RoBERTa and its kin count positions from the padding index + 1.
+    offset = text_config.pad_token_id + 1 if getattr(text_config, "model_type", "") in _OFFSET_POSITIONS else 0
+    return int(limit) - offset
+
+
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")
+
+
+def set_dropout(model_config: PretrainedConfig, probability: float) -> None:
+    """Set every dropout probability of the architecture, attention dropout included (`nn.Dropout` alone is not all)."""
+    for name, value in vars(model_config.get_text_config()).items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float | int) and not isinstance(value, bool):
+            setattr(model_config.get_text_config(), name, probability)
+
+
+def build_reward_model(config: ModelConfig, model_config: PretrainedConfig, seed: int) -> BuiltModel:
+    """The base model with a reward head: a fresh one starts small, an existing one is kept.
+
+    Raises:
+        CheckpointError: when weights are missing, damaged, or are not those of one label.
+    """
+    torch.manual_seed(seed)
+    attention: dict[str, Any] = {}
+    if config.attention is not Attention.auto:
+        attention["attn_implementation"] = config.attention.value
+    # Float32 master weights unless asked otherwise: in bfloat16 most updates of a small learning rate round to nothing.
+    dtype = DTYPES.get(config.dtype, torch.float32)
+    if config.scratch is not None:
+        model: PreTrainedModel = LlamaForSequenceClassification._from_config(model_config, dtype=dtype, **attention)
+        missing, base_dtype = {"score.weight"}, torch.float32
+    else:
+        saved_dtype = model_config.dtype
+        model, missing = _load_pretrained(config, model_config, dtype, attention)
+        base_dtype = saved_dtype if isinstance(saved_dtype, torch.dtype) else torch.float32
+    reward_model = RewardModel(model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = config.dropout
+    notes = [_initialise_head(reward_model, missing, seed)]
+    return BuiltModel(reward_model=reward_model, base_dtype=base_dtype, notes=notes)
+
+
+def _load_pretrained(
+    config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dtype, attention: dict[str, Any]
+) -> tuple[PreTrainedModel, set[str]]:
+    """The pretrained weights, and the names of those that were not there (fresh)."""
+    assert config.name_or_path is not None
+    verbosity = transformers_logging.get_verbosity()
+    # A missing head is what we expect and say ourselves; what else is missing is refused below.
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                os.path.expanduser(config.name_or_path),
+                config=model_config,
+                revision=config.revision,
+                trust_remote_code=config.trust_remote_code,
+                dtype=dtype,
+                output_loading_info=True,
+                use_safetensors=None,
+                **attention,
+            )
+    except Exception as error:  # OSError, RuntimeError, SafetensorError, and the Hub client's own errors
+        if "size mismatch" in str(error) or "ignore_mismatched_sizes" in str(error):
+            raise CheckpointError(
+                f"model.name_or_path={config.name_or_path}: its weights do not fit a reward head of one label "
+                "(a classifier of several labels?); use the base model it was made from"
+            ) from error
+        raise CheckpointError(unreadable_model(config, "weights", error)) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    missing = set(info["missing_keys"])
+    prefix = model.base_model_prefix + "."
+    lost = sorted(key for key in missing if key.startswith(prefix) and "pooler" not in key)
+    if lost:
+        raise CheckpointError(
+            f"model.name_or_path={config.name_or_path}: {len(lost)} weights of the backbone are not in the checkpoint "
+            f"({lost[0]}, ...); training would start from random ones"
+        )
+    return model, missing
+
+
+def _initialise_head(reward_model: RewardModel, missing: set[str], seed: int) -> str:
+    """Make a fresh head small, so that the first loss is near ln 2; say what was done."""
+    if not any(_is_head(key, reward_model) for key in missing):
+        return "Reward head: the checkpoint's own, kept."
+    head = _last_linear(reward_model)
+    width = head.weight.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        weight = torch.randn(head.weight.shape, generator=generator, dtype=torch.float32) / (width + 1)
+        head.weight.copy_(weight)
+        if head.bias is not None:
+            head.bias.zero_()
+    return f"Reward head: fresh, standard deviation 1/{width + 1}, so that the first loss is near ln 2."
+
+
+def _is_head(key: str, reward_model: RewardModel) -> bool:
+    return not key.startswith(reward_model.model.base_model_prefix + ".")
+
+
+def _last_linear(reward_model: RewardModel) -> nn.Linear:
+    """The linear layer that gives the one reward."""
+    linear = [
+        module
+        for module in reward_model.model.modules()
+        if isinstance(module, nn.Linear) and module.out_features == 1
+    ]
+    if not linear:
+        raise CheckpointError(
+            f"{type(reward_model.model).__name__} has no linear layer with one output to use as reward head"
+        )
+    return linear[-1]

@@ -1,0 +1,1 @@
+"""What a finished or running training leaves for people to read: pictures and the model card."""

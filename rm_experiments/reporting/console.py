@@ -1,0 +1,92 @@
+"""What a person sees while a run is going on: a live bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class RunConsole:
+    """Progress goes to stderr, results to stdout, so that either can be redirected. Silent on all but one process."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._errors = Console(stderr=True, highlight=False)
+        self._out = Console(highlight=False)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._last_line = 0.0
+        self._total = 0
+
+    def info(self, line: str) -> None:
+        """A line about what is going on."""
+        if self._enabled:
+            self._errors.print(line, markup=False, soft_wrap=True)
+
+    def result(self, line: str = "", style: str | None = None) -> None:
+        """A line of the result."""
+        if self._enabled:
+            self._out.print(line, markup=False, style=style, soft_wrap=True)
+
+    def start(self, total: int, done: int) -> None:
+        """Begin to show optimizer steps."""
+        self._total = total
+        if self._enabled and self._errors.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}", style="dim"), TimeElapsedColumn(), TimeRemainingColumn(),
+                console=self._errors, refresh_per_second=4,
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task("train", total=total, completed=done, note="")
+
+    def advance(self, step: int) -> None:
+        """An optimizer step was done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def activity(self, name: str) -> None:
+        """What is being done now: `train`, `evaluate`, `save`."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=name)
+
+    def train_line(self, step: int, metrics: dict[str, float]) -> None:
+        """The metrics of the last window."""
+        note = (
+            f"loss {metrics['train_loss']:.4f}  acc {metrics['train_accuracy']:.3f}  "
+            f"{metrics['train_pairs_per_second']:.0f} pairs/s  {_short(metrics['train_tokens_per_second'])} tok/s"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, note=note)
+        elif step == self._total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            left = (self._total - step) * metrics["train_seconds_per_step"]
+            self.info(f"step {step}/{self._total}  {note}  lr {metrics['train_lr']:.2e}  ETA {left:.0f} s")
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def error_line(message: str) -> None:
+    """The one line of a refused command."""
+    print(f"rm-train: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _short(count: float) -> str:
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e3 else f"{count:.0f}"

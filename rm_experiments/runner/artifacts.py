@@ -1,0 +1,154 @@
+"""What a run leaves: checkpoint and final directories with their cards, records, plots and summaries."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+
+from rm_experiments.config.compose import config_yaml, to_plain
+from rm_experiments.config.schema import Dtype, ModelSource, RunConfig
+from rm_experiments.data.sources import HubId, resolve_source
+from rm_experiments.data.templates import first_token, last_token
+from rm_experiments.evaluation.records import Records
+from rm_experiments.modeling.directory import save_model
+from rm_experiments.modeling.reward_model import DTYPES, BuiltModel
+from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
+from rm_experiments.reporting.plots import write_plots
+from rm_experiments.runner.prepare import Prepared
+from rm_experiments.runner.run_dir import CONFIG_FILE, MetricsLog, RunDir, git_commit, hardware, versions, write_text
+
+_PRECISION_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(kw_only=True)
+class Artifacts:
+    """Writes model directories for one run. Used on one process."""
+
+    config: RunConfig
+    run_dir: RunDir
+    prepared: Prepared
+    built: BuiltModel
+    adapter: Any | None
+    accelerator: Accelerator
+    metrics_log: MetricsLog
+    started: float = field(default_factory=time.monotonic)
+    seconds_before: float = 0.0
+    """Training time of the attempts that this run continues."""
+    records: dict[str, Records] = field(default_factory=dict)
+    """Of the newest evaluation, by set."""
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Without prefix, of the newest evaluation, by set."""
+    wandb_url: str | None = None
+
+    @property
+    def saved_dtype(self) -> torch.dtype:
+        """The type that weights are saved in."""
+        chosen = self.config.checkpoint.dtype
+        return self.built.base_dtype if chosen is Dtype.auto else DTYPES[chosen]
+
+    @property
+    def precision(self) -> str:
+        """The backbone's arithmetic."""
+        return _PRECISION_NAMES[self.accelerator.mixed_precision]
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, over all attempts."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def write_model(self, directory: Path, step: int, epochs: float, max_steps: int, **card: Any) -> None:
+        """Weights, tokenizer, training_args.bin, config.yaml and the card."""
+        save_model(directory, self.built.reward_model, self.adapter, self.prepared.tokenizer, self.saved_dtype)
+        # Plain values only, so that torch.load(weights_only=True) reads it.
+        torch.save(to_plain(self.config), directory / "training_args.bin")
+        write_text(directory / CONFIG_FILE, config_yaml(self.config))
+        self.write_card(directory, step, epochs, max_steps, **card)
+
+    def write_card(self, directory: Path, step: int, epochs: float, max_steps: int, **card: Any) -> None:
+        """README.md and its pictures."""
+        write_model_card(directory, self._card(step, epochs, max_steps, **card))
+
+    def write_plots(self) -> list[Path]:
+        """The pictures of the run so far."""
+        splits = self.prepared.splits
+        main = self.records.get("eval", {})
+        return write_plots(self.run_dir.path, self.metrics_log.read(), main, splits.best_achievable_accuracy)
+
+    def _card(self, step: int, epochs: float, max_steps: int, **card: Any) -> CardInputs:
+        config, prepared, model = self.config, self.prepared, self.built.reward_model.model
+        tokenizer = prepared.tokenizer
+        local = config.model.name_or_path is not None and Path(config.model.name_or_path).expanduser().is_dir()
+        parameters = list(model.parameters())
+        return CardInputs(
+            name=config.name,
+            base_model=config.model.name_or_path if config.model.source is ModelSource.pretrained else None,
+            base_model_is_local=local,
+            architecture=type(model).__name__,
+            model_kind="decoder" if self.built.reward_model.is_decoder else "encoder",
+            num_parameters=sum(one.numel() for one in parameters),
+            num_trainable_parameters=sum(one.numel() for one in parameters if one.requires_grad),
+            adapter=None if self.adapter is None else config.adapter.name,
+            datasets=_hub_ids(config.data.train),
+            train_source=prepared.splits.train.source,
+            num_train_pairs=len(prepared.train),
+            data_counts=prepared.report,
+            eval_sets=[self._eval_set(name) for name in self.metrics],
+            best_achievable_accuracy=prepared.splits.best_achievable_accuracy,
+            step=step,
+            max_steps=max_steps,
+            epochs=epochs,
+            seed=config.seed,
+            loss=to_plain(config.loss),
+            optimizer=to_plain(config.optimizer),
+            scheduler=to_plain(config.scheduler),
+            batch_size=config.train.batch_size,
+            max_length=prepared.max_length,
+            overlength=config.data.overlength.value,
+            precision=self.precision,
+            saved_dtype=str(self.saved_dtype).removeprefix("torch."),
+            text_as=config.data.text_as.value,
+            chat_template_note=" ".join(prepared.notes),
+            bos_token=first_token(tokenizer),
+            eos_token=last_token(tokenizer),
+            pad_token=str(tokenizer.pad_token),
+            command=_command(self.run_dir),
+            config_yaml=config_yaml(config),
+            environment={**versions(), "git_commit": git_commit(), **hardware()},
+            wandb_url=self.wandb_url,
+            training_seconds=self.seconds,
+            history=self.metrics_log.read(),
+            tags=[],
+            **card,
+        )
+
+    def _eval_set(self, name: str) -> EvalSet:
+        data = self.config.data
+        source = data.eval if name == "eval" else data.eval_sets[name].source
+        hub = _hub_ids(source)
+        values: EvalSet = {
+            "name": name,
+            "source": self.prepared.splits.evaluation[name].source,
+            "num_pairs": int(self.metrics[name]["num_pairs"]),
+            "metrics": self.metrics[name],
+        }
+        if hub:
+            values["hub_id"] = hub[0]
+        return values
+
+
+def _hub_ids(source: Any) -> list[str]:
+    if source is None:
+        return []
+    parts = resolve_source(source, "data")
+    return [part.name for part in parts if isinstance(part, HubId)]
+
+
+def _command(run_dir: RunDir) -> list[str]:
+    values = yaml.safe_load((run_dir.path / "environment.json").read_text(encoding="utf-8"))
+    return list(values["command"])

@@ -1,0 +1,44 @@
+"""What a run would cost, from its config and data alone: no weight is loaded."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from rm_experiments.config.schema import RunConfig
+from rm_experiments.data.batching import StepPlan
+from rm_experiments.evaluation.schedule import evaluation_steps
+from rm_experiments.runner.prepare import Prepared
+from rm_experiments.training.trainer import count_steps
+
+
+def dry_run_lines(config: RunConfig, prepared: Prepared) -> list[str]:
+    """Steps, tokens, evaluations, memory and disk, one line each."""
+    lengths = prepared.train.lengths
+    plan = StepPlan(prepared.train.pair_lengths, config.train.batch_size, config.train.length_window, config.seed)
+    max_steps = count_steps(config, plan.steps_per_epoch)
+    evaluations = len(evaluation_steps(config.eval, max_steps, plan.steps_per_epoch))
+    pairs = plan.pairs_before(max_steps)
+    tokens = int(lengths.sum() * pairs / len(prepared.train))
+    # Shapes only: no memory is taken and no weight is read.
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(prepared.model_config)
+    parameters = sum(one.numel() for one in model.parameters())
+    # Weights, gradients and two moments in float32; adapters train few of them.
+    trained_bytes = 4 if config.adapter.name == "lora" else 16
+    checkpoints = config.checkpoint.keep_last + 1 + config.checkpoint.keep_best
+    disk = parameters * (4 if config.adapter.name == "lora" else 12) * checkpoints
+    evaluated = sum(len(one) for one in prepared.evaluation.values())
+    return [
+        "dry run: nothing was written",
+        f"steps         {max_steps:,} of {config.train.batch_size} pairs ({pairs / len(prepared.train):.2f} epochs)",
+        f"tokens        {tokens:,} in training, longest sequence {int(lengths.max()):,}, limit {prepared.max_length:,}",
+        f"evaluations   {evaluations:,} of {evaluated:,} pairs",
+        f"parameters    {parameters:,}",
+        f"memory        about {_gib(parameters * trained_bytes)} for weights and optimizer, activations beside",
+        f"disk          about {_gib(disk)} in {checkpoints} directories",
+    ]
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"

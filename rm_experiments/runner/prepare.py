@@ -1,0 +1,162 @@
+"""Everything that can be wrong with the input is found here, before a weight is loaded or a file is written."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedDataParallelKwargs
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from rm_experiments.config.schema import Device, ModelSource, Precision, RunConfig, TrainConfig
+from rm_experiments.config.validation import evaluates
+from rm_experiments.data.pairs import PreferencePair, answer_messages, prompt_messages
+from rm_experiments.data.splits import Split, Splits, load_splits
+from rm_experiments.data.templates import prepare_tokenizer
+from rm_experiments.data.tokenization import TokenizedPairs, summary, tokenize_pairs
+from rm_experiments.errors import ConfigError, DataError
+from rm_experiments.evaluation.evaluate import objective_of
+from rm_experiments.evaluation.metrics import metrics, prefixed
+from rm_experiments.evaluation.records import make_records
+from rm_experiments.modeling.reward_model import load_model_config, max_positions
+from rm_experiments.modeling.tokenizer import load_tokenizer, train_tokenizer
+
+DEFAULT_MAX_LENGTH = 2048
+
+
+@dataclass(kw_only=True)
+class Prepared:
+    """The checked input of a run."""
+
+    tokenizer: PreTrainedTokenizerBase
+    model_config: PretrainedConfig
+    max_length: int
+    train: TokenizedPairs
+    evaluation: dict[str, TokenizedPairs]
+    splits: Splits
+    """Sources and counts; its pairs are let go once they are tokenized."""
+    report: dict[str, Any]
+    """The content of data_report.json."""
+    notes: list[str]
+    """What was decided about the text, one sentence each."""
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """The process's device and precision, and its place among the processes.
+
+    Raises:
+        ConfigError: when the device is not there or cannot compute in the precision.
+    """
+    if "RANK" not in os.environ:
+        # Several runs in one process (a sweep): accelerate keeps the first one's precision otherwise.
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if config.device is Device.cuda and not cuda:
+        raise ConfigError("train.device=cuda: torch sees no CUDA device here; try train.device=cpu")
+    if config.device is Device.mps and not mps:
+        raise ConfigError("train.device=mps: torch sees no Apple GPU here; try train.device=cpu")
+    on_gpu = cuda and config.device in (Device.auto, Device.cuda)
+    on_cpu = config.device is Device.cpu or not (cuda or mps)
+    precision = config.precision
+    if precision is Precision.auto:
+        precision = Precision.bf16 if on_gpu and torch.cuda.is_bf16_supported() else Precision.fp32
+    if precision is Precision.fp16 and not on_gpu:
+        raise ConfigError("train.precision=fp16 needs a CUDA device; try train.precision=bf16")
+    mixed = {Precision.fp32: "no", Precision.bf16: "bf16", Precision.fp16: "fp16"}[precision]
+    # The model's buffers are the same everywhere; sending them around in each forward pass would only cost time.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[ddp])
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Tokenizer, architecture, pairs and token ids. Reads, and writes nothing.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: one line each.
+    """
+    pretrained = config.model.source is ModelSource.pretrained
+    if pretrained:
+        tokenizer = load_tokenizer(config.model)
+        notes = prepare_tokenizer(tokenizer)
+        model_config = load_model_config(config.model, tokenizer)
+    splits = load_splits(config.data, config.seed, evaluates(config))
+    if not pretrained:
+        assert config.model.scratch is not None
+        tokenizer = train_tokenizer(_texts(splits.train.pairs), config.model.scratch.vocab_size)
+        notes = prepare_tokenizer(tokenizer)
+        model_config = load_model_config(config.model, tokenizer)
+    max_length = _max_length(config, max_positions(model_config))
+    report: dict[str, Any] = {}
+
+    def tokenized(name: str, split: Split) -> TokenizedPairs:
+        pairs, lengths = tokenize_pairs(split.pairs, tokenizer, config.data, max_length, split.key)
+        report[name] = {"source": split.source, **split.counts, **summary(lengths)}
+        split.pairs = []
+        return pairs
+
+    train = tokenized("train", splits.train)
+    evaluation = {name: tokenized(name, split) for name, split in splits.evaluation.items()}
+    if config.loss.use_margin and not np.any(train.columns["target_margin"]):
+        raise DataError(
+            f"{splits.train.key}: loss.use_margin=true, but no row has a margin; "
+            "name its column with data.columns.margin=NAME, or try loss.use_margin=false"
+        )
+    _check_metric_names(config, evaluation)
+    return Prepared(
+        tokenizer=tokenizer, model_config=model_config, max_length=max_length, train=train,
+        evaluation=evaluation, splits=splits, report=report, notes=notes,
+    )  # fmt: skip
+
+
+def _check_metric_names(config: RunConfig, evaluation: dict[str, TokenizedPairs]) -> None:
+    """Refuse a metric that will never be measured, and names that collide, before any time is spent on training."""
+    known: set[str] = set()
+    for name, pairs in evaluation.items():
+        # Any rewards will do: only the names are looked at.
+        records = make_records(pairs, np.arange(2.0 * len(pairs)))
+        names = prefixed(metrics(records, objective_of(config.loss), resamples=1), None if name == "eval" else name)
+        clash = sorted(known & names.keys())
+        if clash:
+            raise ConfigError(f"data.eval_sets: the set {name} and another one both make the metric {clash[0]}; rename it")
+        known |= names.keys()
+    if known:
+        for key, metric in (("checkpoint.metric", config.checkpoint.metric), ("objective", config.objective)):
+            if metric not in known:
+                near = difflib.get_close_matches(metric, sorted(known), n=1)
+                hint = f"; did you mean {near[0]}?" if near else f"; allowed are {', '.join(sorted(known)[:12])}, ..."
+                raise ConfigError(f"{key}={metric}: not measured in this run{hint}")
+
+
+def _texts(pairs: list[PreferencePair]) -> Iterator[str]:
+    for pair in pairs:
+        for answer in (pair.chosen, pair.rejected):
+            turns = [*prompt_messages(pair.prompt), *answer_messages(answer)]
+            yield "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
+
+
+def _max_length(config: RunConfig, positions: int | None) -> int:
+    asked = config.data.max_length
+    if asked is None:
+        return min(positions or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
+    if positions is not None and asked > positions:
+        raise ConfigError(f"data.max_length={asked}: the model takes at most {positions} tokens; try data.max_length={positions}")
+    return asked
+
+
+def plain_report(prepared: Prepared) -> dict[str, Any]:
+    """The data report with what is known about the data as a whole."""
+    known = {
+        "best_achievable_accuracy": prepared.splits.best_achievable_accuracy,
+        "best_achievable_loss": prepared.splits.best_achievable_loss,
+    }
+    return {"splits": prepared.report, **{key: value for key, value in known.items() if value is not None}}
+
+

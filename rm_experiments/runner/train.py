@@ -1,0 +1,313 @@
+"""`train(config)`: the whole of one run."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from rm_experiments.config.compose import to_plain
+from rm_experiments.config.schema import RunConfig
+from rm_experiments.config.validation import check, evaluates
+from rm_experiments.data.batching import StepPlan
+from rm_experiments.errors import UserError
+from rm_experiments.launch.signals import StopRequest, stop_on_signals
+from rm_experiments.modeling.adapters import add_adapter
+from rm_experiments.modeling.reward_model import BuiltModel, build_reward_model
+from rm_experiments.reporting.console import RunConsole
+from rm_experiments.reporting.tracking import NoTracker, Tracker, start_tracker
+from rm_experiments.runner.artifacts import Artifacts
+from rm_experiments.runner.dry_run import dry_run_lines
+from rm_experiments.runner.paths import check_paths
+from rm_experiments.runner.prepare import Prepared, make_accelerator, plain_report, prepare
+from rm_experiments.runner.run_dir import (
+    METRICS_FILE,
+    SUMMARY_FILE,
+    MetricsLog,
+    RunDir,
+    git_commit,
+    resume_directory,
+    write_json,
+)
+from rm_experiments.runner.session import Session, finite_only
+from rm_experiments.training.checkpoints import CheckpointStore
+from rm_experiments.training.optimizers import build_optimizer
+from rm_experiments.training.state import read_extra
+from rm_experiments.training.trainer import Trainer, count_steps
+
+
+@dataclass(kw_only=True)
+class RunResult:
+    """How a run ended."""
+
+    status: str
+    """`finished`, `interrupted`, or `dry_run`."""
+    run_dir: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last evaluation, as in metrics.jsonl."""
+    exit_code: int = 0
+
+
+def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
+    """Run `config` on this process, or on all processes of the group that this one belongs to.
+
+    Args:
+        sweep_dir: the directory of the sweep that this run is a job of.
+
+    Raises:
+        UserError: the input is wrong; nothing was written, but `summary.json` in a sweep.
+        TrainingError: the run failed; its directory says so.
+    """
+    check(config)
+    check_paths(config)
+    # Its bars fill logs with carriage returns; progress is shown by our own.
+    transformers_logging.disable_progress_bar()
+    accelerator = make_accelerator(config.train)
+    console = RunConsole(accelerator.is_main_process)
+    run_dir = RunDir(config)
+    if run_dir.exists and run_dir.finished:
+        console.result(f"{run_dir.path} is already complete; nothing was done.")
+        return RunResult(status="finished", run_dir=run_dir.path, metrics=run_dir.summary().get("final", {}))
+    resume_from = resume_directory(config)
+    with stop_on_signals() as stop:
+        console.info("Reading data ...")
+        prepared = prepare(config)
+        for note in _describe(prepared):
+            console.info(note)
+        if config.dry_run:
+            for line in dry_run_lines(config, prepared):
+                console.result(line)
+            return RunResult(status="dry_run", run_dir=run_dir.path)
+        built = build_reward_model(config.model, prepared.model_config, config.seed)
+        prepared.notes += built.notes
+        for note in built.notes:
+            console.info(note)
+        adapter = add_adapter(built.reward_model, config.adapter)
+        artifacts = Artifacts(
+            config=config, run_dir=run_dir, prepared=prepared, built=built, adapter=adapter,
+            accelerator=accelerator, metrics_log=MetricsLog(run_dir.path / METRICS_FILE),
+        )  # fmt: skip
+        trainer = _trainer(artifacts)
+        if accelerator.is_main_process:
+            run_dir.claim()
+            artifacts.metrics_log = MetricsLog(run_dir.path / METRICS_FILE)
+        _broadcast_path(run_dir, accelerator.num_processes)
+        try:
+            return _supervise(artifacts, trainer, console, stop, resume_from, sweep_dir)
+        finally:
+            run_dir.release()
+
+
+def _broadcast_path(run_dir: RunDir, num_processes: int) -> None:
+    """All processes write to, and read from, the directory that the main one claimed."""
+    if num_processes > 1:
+        box: list[Any] = [(str(run_dir.path), run_dir.run_id)]
+        torch.distributed.broadcast_object_list(box, src=0)
+        run_dir.path, run_dir.run_id = Path(box[0][0]), box[0][1]
+
+
+def _trainer(artifacts: Artifacts) -> Trainer:
+    config, built, prepared = artifacts.config, artifacts.built, artifacts.prepared
+    model = built.reward_model.model
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.train.compile:
+        (built.reward_model.backbone if built.reward_model.is_decoder else model).compile(dynamic=True)
+    built.reward_model.to(artifacts.accelerator.device)
+    plan = StepPlan(prepared.train.pair_lengths, config.train.batch_size, config.train.length_window, config.seed)
+    trainer = Trainer(
+        accelerator=artifacts.accelerator, reward_model=built.reward_model,
+        built=build_optimizer(built.reward_model, config.optimizer), pairs=prepared.train, plan=plan,
+        max_steps=count_steps(config, plan.steps_per_epoch), pad_id=prepared.tokenizer.pad_token_id, config=config,
+    )  # fmt: skip
+    # Dropout, where it is asked for, differs between processes and is the same in a repeated run.
+    torch.manual_seed(config.seed * 1_000_003 + artifacts.accelerator.process_index)
+    return trainer
+
+
+def _supervise(
+    artifacts: Artifacts, trainer: Trainer, console: RunConsole, stop: StopRequest,
+    resume_from: Path | None, sweep_dir: Path | None,
+) -> RunResult:  # fmt: skip
+    """From the claimed directory to the summary, whatever happens in between."""
+    config, run_dir, main = artifacts.config, artifacts.run_dir, artifacts.accelerator.is_main_process
+    store = CheckpointStore(run_dir.path, run_dir.run_id)
+    checkpoint = resume_from or _newest(run_dir, store, artifacts, console)
+    tracker: Tracker = NoTracker()
+    session = None
+    status, error = "failed", None
+    try:
+        if main:
+            write_json(run_dir.path / "data_report.json", plain_report(artifacts.prepared))
+            tracker, lines = _start_tracker(artifacts, trainer, checkpoint, sweep_dir)
+            for line in lines:
+                console.info(line)
+            artifacts.wandb_url = getattr(tracker, "url", None)
+        session = Session(
+            config=config, trainer=trainer, artifacts=artifacts, store=store,
+            tracker=tracker, console=console, stop=stop,
+        )  # fmt: skip
+        if checkpoint is not None:
+            session.resume(checkpoint)
+            console.info(f"Going on from {checkpoint} (step {session.step} of {trainer.max_steps}).")
+        status = session.run()
+        difference = session.save_final() if status == "finished" else None
+    except BaseException as failure:
+        status = "interrupted" if isinstance(failure, KeyboardInterrupt) else "failed"
+        error = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+        if main and not isinstance(failure, UserError | KeyboardInterrupt):
+            (run_dir.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+    finally:
+        if main:
+            summary = _summary(artifacts, trainer, session, status, error)
+            write_json(run_dir.path / SUMMARY_FILE, summary)
+            tracker.summarise(_for_tracker(summary))
+            exit_code = 0 if status == "finished" else stop.exit_code if status == "interrupted" else 1
+            closing = tracker.finish(exit_code)
+    result = RunResult(status=status, run_dir=run_dir.path, metrics=session.latest)
+    if status == "interrupted":
+        result.exit_code = stop.exit_code
+        console.result(f"Interrupted at step {session.step}; a checkpoint is in {store.path(session.step)}.")
+        console.result(f"Go on with the same command and  run_dir={run_dir.path}")
+    elif main:
+        _closing_words(artifacts, session, console, difference, closing)
+    return result
+
+
+def _newest(run_dir: RunDir, store: CheckpointStore, artifacts: Artifacts, console: RunConsole) -> Path | None:
+    """The checkpoint that `resume=auto` goes on from; files beyond it are taken away."""
+    step: int | None = None
+    if run_dir.exists and artifacts.accelerator.is_main_process:
+        step, skipped = store.newest_good()
+        for line in skipped:
+            console.info(f"Passed over: {line}")
+        if step is None:
+            run_dir.start_over()
+            console.info("No usable checkpoint in the run directory; starting from the beginning.")
+        else:
+            store.discard_after(step)
+            artifacts.metrics_log.cut_after(step)
+    if artifacts.accelerator.num_processes > 1:
+        box: list[Any] = [step]
+        torch.distributed.broadcast_object_list(box, src=0)
+        step = box[0]
+    return None if step is None else store.path(step)
+
+
+def _start_tracker(
+    artifacts: Artifacts, trainer: Trainer, checkpoint: Path | None, sweep_dir: Path | None
+) -> tuple[Tracker, list[str]]:
+    config, run_dir, built = artifacts.config, artifacts.run_dir, artifacts.built
+    settings = {
+        **to_plain(config),
+        "run": {
+            "git_commit": git_commit(),
+            "num_parameters": sum(one.numel() for one in built.reward_model.parameters()),
+            "num_train_pairs": len(artifacts.prepared.train),
+            "max_steps": trainer.max_steps,
+            "max_length": artifacts.prepared.max_length,
+        },
+    }
+    run_id = read_extra(checkpoint / "state")["wandb_run_id"] if checkpoint is not None else None
+    name = config.name if sweep_dir is None else f"{config.name}-{run_dir.path.name}"
+    return start_tracker(
+        config.tracking, name=name, run_dir=run_dir.path, group=sweep_dir.name if sweep_dir else None,
+        settings=settings, set_names=tuple(config.data.eval_sets), run_id=run_id,
+        wandb_dir=sweep_dir or run_dir.path,
+    )  # fmt: skip
+
+
+def _summary(
+    artifacts: Artifacts, trainer: Trainer, session: Session | None, status: str, error: str | None
+) -> dict[str, Any]:
+    splits = artifacts.prepared.splits
+    latest, best = (session.latest, session.best) if session else ({}, {})
+    seconds = artifacts.seconds
+    return {
+        "status": status,
+        "run_id": artifacts.run_dir.run_id,
+        "steps": trainer.progress.step,
+        "max_steps": trainer.max_steps,
+        "epochs": trainer.epoch,
+        "final": finite_only(latest),
+        "best": finite_only({key: value for key, value in best.items() if value is not None}),
+        "best_step": session.best_step if session else None,
+        "best_achievable_accuracy": splits.best_achievable_accuracy,
+        "best_achievable_loss": splits.best_achievable_loss,
+        "num_train_pairs": len(artifacts.prepared.train),
+        "seconds": seconds,
+        "pairs_per_second": trainer.progress.pairs / max(seconds, 1e-9),
+        "peak_memory_mb": peak_memory_mb(),
+        "error": error,
+    }
+
+
+def _for_tracker(summary: dict[str, Any]) -> dict[str, Any]:
+    """Flat names, so that tables and parallel coordinates can use them."""
+    flat = {key: value for key, value in summary.items() if not isinstance(value, dict) and value is not None}
+    return {**flat, **{f"best/{key}": value for key, value in summary["best"].items()}}
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process held: on the GPU if it has one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _describe(prepared: Prepared) -> list[str]:
+    """What was read and decided, for the log."""
+    lines = []
+    for name, counts in prepared.report.items():
+        line = f"{name}: {counts['kept']:,} pairs from {counts['source']} ({counts['format']})"
+        cut = {
+            "dropped": counts["dropped_overlength"],
+            "prompts cut": counts["truncated_prompts"],
+            "answers cut": counts["truncated_chosen"] + counts["truncated_rejected"],
+            "identical": counts.get("identical_pairs", 0),
+            "without margin": counts.get("missing_margins", 0),
+        }
+        found = [f"{number:,} {what}" for what, number in cut.items() if number]
+        lines.append(line + (f"; over {prepared.max_length} tokens or odd: {', '.join(found)}" if found else ""))
+    return [*lines, *prepared.notes]
+
+
+def _closing_words(
+    artifacts: Artifacts, session: Session, console: RunConsole, difference: float | None, closing: list[str]
+) -> None:
+    config, path = artifacts.config, artifacts.run_dir.path
+    console.result()
+    if evaluates(config) and session.latest:
+        latest = session.latest
+        console.result(
+            f"Accuracy {latest['eval_accuracy']:.4f} on {latest['eval_num_pairs']:,.0f} pairs "
+            f"(95% interval {latest['eval_accuracy_ci_low']:.3f} to {latest['eval_accuracy_ci_high']:.3f})",
+            style="bold",
+        )
+        best = artifacts.prepared.splits.best_achievable_accuracy
+        if best is not None:
+            console.result(f"Best achievable {best:.4f} on this data, by a model that knows the gold reward", style="bold")
+        console.result(f"Loss {latest['eval_loss']:.4f} (chance {math.log(2):.4f}), margin {latest['eval_margin']:.3f}")
+    console.result(f"Loaded again with plain transformers: rewards equal to {difference:.1e}")
+    console.result()
+    console.result(f"Model        {path / 'final'}   (README.md there is its card)")
+    console.result(f"Numbers      {path / METRICS_FILE}, {path / SUMMARY_FILE}, {path / 'eval'}, {path / 'plots'}")
+    for line in closing:
+        console.result(line)
+    console.result()
+    console.result("Next:")
+    console.result("  rm-train --multirun optimizer.lr=3e-4,1e-3,3e-3 seed=0,1        # a sweep")
+    console.result("  rm-train data=local data.train=FILE data.eval=FILE              # your own pairs")
+    console.result(f"  rm-train --config-dir {path} --config-name config      # this run again")
+
+

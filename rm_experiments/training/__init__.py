@@ -1,0 +1,1 @@
+"""Losses, optimizers, schedules, the loop, and the state it saves."""

@@ -1,0 +1,90 @@
+"""All that resuming needs beside the model directory, as safetensors and JSON: no pickle is written or read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rm_experiments.errors import CheckpointError
+from rm_experiments.training.optimizers import load_optimizer_tensors, optimizer_tensors
+from rm_experiments.training.trainer import Progress, Trainer
+
+StateTensors = dict[str, dict[str, Tensor]]
+"""File name without suffix -> tensors."""
+
+
+def collect_state(trainer: Trainer) -> StateTensors:
+    """The tensors of state/: optimizer, metric window, random states of all processes. Called on every process."""
+    window = {"sums": trainer.window.sums, "extrema": trainer.window.extrema}
+    mine = {"torch": torch.get_rng_state(), **{f"window_{name}": value.cpu() for name, value in window.items()}}
+    if trainer.accelerator.device.type == "cuda":
+        mine["cuda"] = torch.cuda.get_rng_state()
+    per_process = gather_object([mine])
+    processes = {
+        f"{rank}/{name}": value for rank, tensors in enumerate(per_process) for name, value in tensors.items()
+    }
+    return {"optimizer": optimizer_tensors(trainer.built), "processes": processes}
+
+
+def write_state(directory: Path, tensors: StateTensors, trainer: Trainer, extra: dict[str, Any]) -> None:
+    """Write state/; `extra` holds plain values of the runner (best metric and so on). On one process."""
+    directory.mkdir(parents=True)
+    for name, content in tensors.items():
+        save_file(content, directory / f"{name}.safetensors")
+    scaler = trainer.accelerator.scaler
+    values = {
+        "progress": dataclasses.asdict(trainer.progress),
+        "max_steps": trainer.max_steps,
+        "num_processes": trainer.accelerator.num_processes,
+        "grad_scaler": None if scaler is None else scaler.state_dict(),
+        **extra,
+    }
+    (directory / "trainer.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def read_extra(directory: Path) -> dict[str, Any]:
+    """The plain values of a state/ directory."""
+    values = json.loads((directory / "trainer.json").read_text(encoding="utf-8"))
+    assert isinstance(values, dict)
+    return values
+
+
+def load_state(directory: Path, trainer: Trainer) -> list[str]:
+    """Put optimizer, progress, metric window and random state back. Called on every process.
+
+    Returns:
+        What could not be restored exactly, one sentence each.
+
+    Raises:
+        CheckpointError: when the state belongs to another model.
+    """
+    values = read_extra(directory)
+    load_optimizer_tensors(trainer.built, load_file(directory / "optimizer.safetensors"))
+    trainer.progress = Progress(**values["progress"])
+    scaler = trainer.accelerator.scaler
+    if scaler is not None and values["grad_scaler"] is not None:
+        scaler.load_state_dict(values["grad_scaler"])
+    processes = load_file(directory / "processes.safetensors")
+    rank, world_size = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    if values["num_processes"] != world_size:
+        return [
+            f"saved by {values['num_processes']} processes, continued by {world_size}: the order of the data is the "
+            "same, bits may differ, and the current window of training metrics starts anew"
+        ]
+    try:
+        torch.set_rng_state(processes[f"{rank}/torch"])
+        device = trainer.accelerator.device
+        trainer.window.sums = processes[f"{rank}/window_sums"].to(device)
+        trainer.window.extrema = processes[f"{rank}/window_extrema"].to(device)
+        if f"{rank}/cuda" in processes and device.type == "cuda":
+            torch.cuda.set_rng_state(processes[f"{rank}/cuda"])
+    except KeyError as error:
+        raise CheckpointError(f"{directory}: the state of process {rank} is missing ({error})") from error
+    return []

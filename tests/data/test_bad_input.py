@@ -1,0 +1,398 @@
+"""Every bad file and row is one line: the file, the place, the column, the value, and what to do."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from rm_experiments.config.schema import ColumnsConfig
+from rm_experiments.data.formats import read_pairs
+from rm_experiments.errors import DataError
+
+
+def row(changes: dict[str, Any] | None = None) -> str:
+    """A good first line, then a second one with these changes; `...` takes a column away."""
+    good = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    bad = {name: value for name, value in {**good, **(changes or {})}.items() if value is not ...}
+    return json.dumps(good) + "\n" + json.dumps(bad) + "\n"
+
+
+def parquet(names: list[str], rows: int = 1) -> bytes:
+    buffer = io.BytesIO()
+    arrays = [pyarrow.array(["a"] * rows) for _ in names]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(arrays, names=names), buffer)
+    return buffer.getvalue()
+
+
+USER, ANSWER = {"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}
+SYSTEM, OTHER_SYSTEM = {"role": "system", "content": "s"}, {"role": "system", "content": "t"}
+BIG_GZIP = gzip.compress(row().encode() + random.Random(0).randbytes(20_000).hex().encode())
+
+# fmt: off
+SPECS: dict[str, tuple[str | list[str], str]] = {  # What is typed, and the message.
+    "missing file": (
+        "trian.jsonl", "data.train=trian.jsonl: no such file; did you mean data.train=train.jsonl?"
+    ),
+    "missing file, nothing alike": ("other.csv", "data.train=other.csv: no such file (working directory: "),
+    "missing directory": (
+        "pair/train.jsonl",
+        "data.train=pair/train.jsonl: the directory 'pair' does not exist; did you mean "
+        "data.train=pairs/train.jsonl?",
+    ),
+    "NUL in the name": ("a\0b/c.jsonl", "data.train=a\\x00b/c.jsonl: the directory 'a\\x00b' does not"),
+    "line break in the name": ("a\nb.jsonl", "data.train=a\\nb.jsonl: no such file"),
+    "directory": ("folder", "data.train=folder: is a directory; type data.train='folder/*.csv' for its"),
+    "glob without match": ("*.gz", "data.train=*.gz: no file matches this glob"),
+    "glob that meets another type": (
+        "R*", "data.train=README.md: unknown file type '.md'; allowed are .jsonl, .jsonl.gz, .json,"
+    ),
+    "unknown suffix": ("x.tsv", "data.train=x.tsv: unknown file type '.tsv'; allowed are .jsonl,"),
+    "no suffix": ("no_suffix", "data.train=no_suffix: unknown file type ''; allowed are"),
+    "twice": (
+        ["./train.jsonl", "*.jsonl"],
+        "data.train: train.jsonl is reached twice, by './train.jsonl' and by '*.jsonl'; name it once",
+    ),
+    "Hub split twice": (["o/n:train", "o/n:train"], "data.train: o/n:train is reached twice"),
+    "Hub id without split": (
+        "o/n",
+        "data.train=o/n: the directory 'o' does not exist; a data set on the Hub needs a split: "
+        "data.train=o/n:train",
+    ),
+    "URL": (
+        "https://x.org/a.jsonl",
+        "data.train=https://x.org/a.jsonl: URLs are not read; download the file and type data.train=FILE",
+    ),
+    "empty list": ([], "data.train=[]: must be a file, a glob, a Hub id with split, or a list"),
+    "empty name": (" ", "data.train=' ': must be a file, a glob, a Hub id"),
+    "empty file": ("empty.csv", "data.train=empty.csv: the file is empty (0 bytes)"),
+}
+
+FILES: dict[str, tuple[str, str | bytes, str]] = {  # Name, content, and the message after the name.
+    "not UTF-8": (
+        "train.jsonl", (row() + '{"chosen": "café"}').encode("latin-1"),
+        " line 3: byte 0xe9 at position 16 is not UTF-8 (after '{\"chosen\": \"caf'); save it as UTF-8",
+    ),
+    "not UTF-8 after a byte order mark": ("x.csv", b"\xef\xbb\xbfa\xe9", " line 1: byte 0xe9 at position 2"),
+    "CSV not UTF-8": ("x.csv", b"chosen,rejected\na,b\nc,\xe9\n", " line 3: byte 0xe9 at position 3"),
+    "UTF-16": ("x.jsonl", row().encode("utf-16"), " line 1: the file is UTF-16; only UTF-8 is read"),
+    "gzip without suffix": (
+        "train.jsonl", gzip.compress(b"{}"),
+        " line 1: the file is gzip-compressed; rename it to train.jsonl.gz",
+    ),
+    "suffix without gzip": (
+        "x.jsonl.gz", row().encode(),
+        ": the gzip data is truncated or broken after line 0; copy it again, or rename it without .gz",
+    ),
+    "truncated gzip": (
+        "x.jsonl.gz", BIG_GZIP[:-2000], ": the gzip data is truncated or broken after line 2; copy it again"
+    ),
+    "damaged gzip": (
+        "x.jsonl.gz", BIG_GZIP[:5000] + b"\xff" * 500 + BIG_GZIP[5500:], ": the gzip data is trunc"
+    ),
+    "truncated JSON": (
+        "train.jsonl", row() + '{"prompt": "p", "chosen": "a"',
+        " line 3 column 30: broken JSON: Expecting ',' delimiter near ",
+    ),
+    "truncated JSON in the middle": (
+        "train.jsonl", '{"chosen": "a"\r\n' + row(),
+        " line 1 column 15: broken JSON: Expecting ',' delimiter near '{\"chosen\": \"a\"'; mend",
+    ),
+    "bare word": (
+        "train.jsonl", row() + "{'chosen': 1}",
+        " line 3 column 2: broken JSON: Expecting property name enclosed in double quotes near \"{'chosen'",
+    ),
+    "raw NUL": (
+        "train.jsonl", '{"chosen": "a\0"}',
+        " line 1 column 14: broken JSON: Invalid control character at near",
+    ),
+    "nested too deeply": (
+        "train.jsonl", row() + '{"a":' * 100_000, " line 3: broken JSON: maximum recursion depth"
+    ),
+    "number of thousands of digits": (
+        "train.jsonl", '{"margin": ' + "9" * 5000 + "}", " line 1: broken JSON: Exceeds the limit"
+    ),
+    "list in JSONL": (
+        "train.jsonl", "[\n{},\n{}]",
+        " line 1 column 2: broken JSON: Expecting value near '['; if it holds one list, its name must end",
+    ),
+    "line with a list": (
+        "train.jsonl", row() + '["a", "b"]', ' line 3: must be an object {...}, found the list ["a", "b"]'
+    ),
+    "line with null": ("x.jsonl", "null\n", " line 1: must be an object {...}, found null"),
+    "JSONL in JSON": ("x.json", row(), " line 2 column 1: broken JSON: Extra data near "),
+    "JSON with several lists": (
+        "x.json", '{"a": [1], "b": [2], "c": 3}',
+        ": must be a list of objects or an object that holds one list, found an object with 2 lists (keys: "
+        "a, b, c)",
+    ),
+    "JSON with a text": ("x.json", '"hi"', ": must be a list of objects, found the text 'hi'"),
+    "JSON row with a number": (
+        "x.json", '[{"chosen": "a", "rejected": "b"}, 5]',
+        " row 2: must be an object, found the number 5",
+    ),
+    "CSV with a short row": (
+        "x.csv", "prompt,chosen,rejected\np,a,b\np,a\n",
+        " line 3: 2 fields, but the header has 3 (prompt, chosen, rejected); put quotes around",
+    ),
+    "CSV with a long row": ("x.csv", "chosen,rejected\na,b,c\n", " line 2: 3 fields, but the header has 2"),
+    "CSV with an open quote": (
+        "x.csv", 'chosen,rejected\na,b\n"c,d\ne,f\n',
+        " line 3: broken CSV in the row from here: unexpected end of data; mend its quotes",
+    ),
+    "CSV with a nameless column": (
+        "x.csv", ",chosen,rejected\n0,a,b\n", " line 1: a column of the header has no name (, chosen, rej"
+    ),
+    "CSV with a column twice": (
+        "x.csv", "chosen,chosen\na,b\n", " line 1: column 'chosen' is there twice; rename one of them"
+    ),
+    "CSV with semicolons": (
+        "x.csv", "chosen;rejected\na;b\n", " line 1: the fields are separated by ';'; only ',' is read"
+    ),
+    "CSV without header": (
+        "x.csv", "hello,goodbye\na,b\n",
+        " line 2: column 'chosen' is missing (columns: hello, goodbye); type data.columns.chosen=COLUMN",
+    ),
+    "CSV with NUL": ("x.csv", "chosen,rejected\na,b\0\n", " line 2: column 'rejected' has a NUL character"),
+    "CSV with message lists as text": (
+        "x.csv", "chosen,rejected\n\"[{'role': 'user'}]\",b\n",
+        " line 2: column 'chosen' is a message list written as text (\"[{'role': 'user'}]\"); CSV cannot "
+        "hold lists: write JSONL or Parquet",
+    ),
+    "CSV with a margin that is no number": (
+        "x.csv", "chosen,rejected,margin\na,b,much\n", " line 2: column 'margin' is the text 'much'; a margin"
+    ),
+    "broken Parquet": ("x.parquet", "PAR1 but not really PAR1", ": broken Parquet: "),
+    "truncated Parquet": ("x.parquet", parquet(["chosen"])[:-20], ": broken Parquet: "),
+    "Parquet with a column twice": (
+        "x.parquet", parquet(["chosen", "chosen"]), ": column 'chosen' is there twice"
+    ),
+}
+
+ROWS: dict[str, tuple[dict[str, Any], str]] = {  # Changes to a good row, and the message after its place.
+    "missing column": (
+        {"rejected": ..., "reject": "b"},
+        "column 'rejected' is missing (columns: prompt, chosen, reject); did you mean "
+        "data.columns.rejected=reject?",
+    ),
+    "missing column, nothing alike": (
+        {"chosen": ..., "winner": "a"},
+        "column 'chosen' is missing (columns: prompt, rejected, winner); type data.columns.chosen=COLUMN",
+    ),
+    "null answer": (
+        {"rejected": None},
+        "column 'rejected' is null; it must be text or a message list; for another column type "
+        "data.columns.rejected=COLUMN",
+    ),
+    "number": ({"chosen": 5}, "column 'chosen' is the number 5; it must be text or a message"),
+    "boolean": ({"chosen": True}, "column 'chosen' is the boolean true; it must be text"),
+    "number as prompt": ({"prompt": 1.5}, "column 'prompt' is the number 1.5; it must be text"),
+    "object": ({"chosen": {"from": "gpt"}}, "column 'chosen' is the object {\"from\": \"gpt\"}; it must"),
+    "long value": (
+        {"chosen": {"text": "w" * 500}},
+        'column \'chosen\' is the object {"text": "' + "w" * 47 + "...; it must be text",
+    ),
+    "mixed kinds": (
+        {"rejected": [ANSWER]},
+        "column 'chosen' is text, but 'rejected' is a message list; both must be of one kind",
+    ),
+    "mixed kinds, the other way": (
+        {"chosen": [ANSWER]}, "column 'rejected' is text, but 'chosen' is a message list; both"
+    ),
+    "empty message list": (
+        {"chosen": [], "rejected": [ANSWER]},
+        "column 'chosen' is an empty list; at least one message is needed",
+    ),
+    "empty prompt list": ({"prompt": []}, "column 'prompt' is an empty list; at least one"),
+    "list of texts": (
+        {"chosen": ["a"]}, "chosen[0] is the text 'a'; a message is an object with role and content"
+    ),
+    "message without role": (
+        {"chosen": [{"from": "gpt", "value": "a"}]},
+        "chosen[0] has no 'role' (keys: from, value); a message has role and content",
+    ),
+    "message without content": (
+        {"prompt": [{"role": "user"}]}, "prompt[0] has no 'content' (keys: role); a message has"
+    ),
+    "unknown role": (
+        {"prompt": [USER, {"role": "asistant", "content": "a"}]},
+        "prompt[1].role is the text 'asistant'; allowed are system, user, assistant, tool; did you mean "
+        "assistant?",
+    ),
+    "role that is no text": (
+        {"prompt": [{"role": None, "content": "a"}]}, "prompt[0].role is null; allowed are system,"
+    ),
+    "content null": (
+        {"prompt": [{"role": "user", "content": None}]}, "column 'prompt[0].content' is null; it must be text"
+    ),
+    "content list": (
+        {"prompt": [{"role": "user", "content": [{"type": "text"}]}]},
+        "column 'prompt[0].content' is the list [{\"type\": \"text\"}]; it must be text",
+    ),
+    "prompt repeated on one side": (
+        {"chosen": [USER, ANSWER], "rejected": [ANSWER]},
+        "only one of chosen and rejected begins with the prompt",
+    ),
+    "system messages that differ": (
+        {"chosen": [SYSTEM, USER, ANSWER], "rejected": [OTHER_SYSTEM, USER, ANSWER]},
+        "only one of chosen and rejected begins with the prompt, or each with another system message",
+    ),
+    "nothing after the prompt": (
+        {"chosen": [USER], "rejected": [USER, ANSWER]},
+        "an answer holds nothing but the prompt; it must go on with an assistant message",
+    ),
+    "margin text": (
+        {"margin": "0.5"},
+        "column 'margin' is the text '0.5'; a margin must be a finite number or null; for another column "
+        "type data.columns.margin=COLUMN",
+    ),
+    "margin boolean": ({"margin": True}, "column 'margin' is the boolean true; a margin must be"),
+    "margin NaN": ({"margin": float("nan")}, "column 'margin' is the number NaN; a margin must be"),
+    "margin infinite": ({"margin": -float("inf")}, "column 'margin' is the number -Infinity; a"),
+    "margin beyond floats": ({"margin": 10**400}, "column 'margin' is the number 1000"),
+    "NUL escape": (
+        {"chosen": "bad\0text"},
+        "column 'chosen' has a NUL character at character 4, near 'bad\\x00text'; remove it from the row",
+    ),
+    "lone surrogate": (
+        {"rejected": "bad \ud800 text"},
+        "column 'rejected' has a lone surrogate at character 5, near 'bad \\ud800 text'; remove it",
+    ),
+    "surrogate in a message": (
+        {"prompt": [{"role": "user", "content": "\udc00"}]},
+        "column 'prompt[0].content' has a lone surrogate at character 1",
+    ),
+    "NUL in the subset": ({"subset": "\0"}, "column 'subset' has a NUL character at character 1"),
+}
+# fmt: on
+
+NO_ROWS: dict[str, str | bytes] = {
+    "blank.jsonl": "\n \n",
+    "list.json": "[]",
+    "nothing.jsonl.gz": gzip.compress(b""),
+    "header.csv": "prompt,chosen,rejected\n",
+    "schema.parquet": parquet(["chosen"], 0),
+}
+
+
+def fails(
+    source: str | list[str], message: str, key: str = "data.train", format: str = "auto", **columns: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        read_pairs(source, key, format, ColumnsConfig(**columns))
+    assert "\n" not in str(caught.value)
+    str(caught.value).encode()  # Standard error can print it.
+
+
+def write(name: str, content: str | bytes) -> str:
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("source", "message"), SPECS.values(), ids=SPECS.keys())
+def test_bad_source(source: str | list[str], message: str) -> None:
+    for name in ("train.jsonl", "pairs/train.jsonl", "folder/x.csv", "README.md", "x.tsv", "no_suffix"):
+        write(name, row())
+    write("empty.csv", "")
+    fails(source, message)
+
+
+@pytest.mark.parametrize(("name", "content", "message"), FILES.values(), ids=FILES.keys())
+def test_bad_file(name: str, content: str | bytes, message: str) -> None:
+    fails(write(name, content), f"data.train: {name}{message}")
+
+
+@pytest.mark.parametrize(("name", "content"), NO_ROWS.items(), ids=NO_ROWS.keys())
+def test_file_without_rows(name: str, content: str | bytes) -> None:
+    write("good.jsonl", row())
+    fails(["good.jsonl", write(name, content)], f"data.train={name} has no rows; name another file or split")
+
+
+@pytest.mark.parametrize(("changes", "message"), ROWS.values(), ids=ROWS.keys())
+def test_bad_row(changes: dict[str, Any], message: str) -> None:
+    fails(write("train.jsonl", row(changes)), f"data.train: train.jsonl line 2: {message}")
+
+
+def test_unprintable_column_name() -> None:
+    fails(write("x.jsonl", '{"\\ud800\\n": 1}'), "column 'chosen' is missing (columns: \\ud800\\n); type")
+
+
+def test_dangling_link() -> None:
+    Path("x.jsonl").symlink_to("gone.jsonl")
+    fails("x.jsonl", "data.train=x.jsonl: is a link to 'gone.jsonl', which does not exist")
+
+
+def test_not_a_regular_file() -> None:
+    os.mkfifo("x.jsonl")
+    fails("x.jsonl", "data.train=x.jsonl: is not a regular file")
+
+
+def test_same_file_through_a_link() -> None:
+    Path("a.jsonl").write_text(row())
+    Path("b.jsonl").symlink_to("a.jsonl")
+    fails(["a.jsonl", "b.jsonl"], "data.train: b.jsonl is reached twice, by 'a.jsonl' and by 'b.jsonl'; name")
+
+
+def test_unknown_format() -> None:
+    fails(
+        "x.jsonl",
+        "data.format=hh_rlfh: allowed are auto, preference, hh_rlhf; did you mean data.format=hh_rlhf?",
+        format="hh_rlfh",
+    )
+
+
+def test_evaluation_sets_name_their_own_settings() -> None:
+    Path("x.jsonl").write_text(row({"rejected": ..., "reject": "b"}))
+    key = "data.eval_sets.hard.source"
+    fails(
+        "x.jsonl",
+        f"{key}: x.jsonl line 2: column 'rejected' is missing (columns: prompt, chosen, reject); "
+        "did you mean data.eval_sets.hard.columns.rejected=reject?",
+        key=key,
+    )
+    fails(
+        "x.jsonl",
+        "data.eval_sets.hard.format=csv: allowed are auto, preference, hh_rlhf",
+        key=key,
+        format="csv",
+    )
+    fails("x.jsnl", f"{key}=x.jsnl: no such file; did you mean {key}=x.jsonl?", key=key)
+
+
+def test_named_column_must_be_there() -> None:
+    Path("x.jsonl").write_text(
+        json.dumps({"chosen": "a", "rejected": "b", "meta": {"best": "c"}, "margins": 1})
+    )
+    columns = "(columns: chosen, rejected, meta, margins)"
+    place = "data.train: x.jsonl line 1: "
+    fails(
+        "x.jsonl",
+        f"{place}column 'meta.bets' is missing {columns}; did you mean data.columns.chosen=meta.best?",
+        chosen="meta.bets",
+    )
+    fails(
+        "x.jsonl",
+        f"{place}column 'question' is missing {columns}; type data.columns.prompt=COLUMN",
+        prompt="question",
+    )
+    fails(
+        "x.jsonl",
+        f"{place}column 'marginn' is missing {columns}; did you mean data.columns.margin=margins?",
+        margin="marginn",
+    )
+    fails("x.jsonl", f"{place}column 'meta' is the object", chosen="meta")
