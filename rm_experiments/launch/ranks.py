@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -17,11 +18,15 @@ def world_size() -> int:
 
 
 def share(values: Any | None) -> Any:
-    """Send plain values from rank 0 to all ranks. A group of its own, since the config decides the real one's backend."""
-    import torch.distributed as dist
+    """Send plain values from rank 0 to all ranks.
 
-    dist.init_process_group("gloo")
-    box = [values]
-    dist.broadcast_object_list(box, src=0)
-    dist.destroy_process_group()
-    return box[0]
+    Through the launcher's key-value store, before any process group exists: which one there will be depends on the
+    config that is being sent.
+    """
+    from torch.distributed import PrefixStore, rendezvous
+
+    store, number, _ = next(iter(rendezvous("env://")))
+    store = PrefixStore("rm_experiments", store)
+    if number == 0:
+        store.set("config", json.dumps(values))
+    return json.loads(store.get("config"))

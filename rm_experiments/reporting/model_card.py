@@ -1,7 +1,7 @@
 """The model card: README.md of every saved model. Front matter for the Hub, then what a person needs to know.
 
-Names, sources, commands and configs come from users. They go through `_text`, `_code` or `_fence`, so that none
-of them can end a table, a fence or the front matter, or bring HTML into the page.
+Names, sources, commands and configs come from users. They go through `_text`, `_code` or `_fence`, so that
+they cannot end a table, a fence or the front matter, or bring HTML into the page.
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ from huggingface_hub import EvalResult, ModelCardData
 
 _BADGE = "https://raw.githubusercontent.com/wandb/assets/main/wandb-github-badge-28.svg"
 _URL_SAFE = ":/?#@!$&*+,;=%~"  # no parentheses, quotes or angle brackets, which end a link
+_PICTURES = {
+    "training": "Loss and accuracy over the steps",
+    "rewards": "Rewards",
+    "margins": "Reward margins",
+}
 _MOST_ROWS = 12
 _ABSOLUTE_PATH = re.compile(r"(?:file://|(?<![\w:/.\\-])(?:~?/|[A-Za-z]:[\\/]))[^\s,;'\"]+")
 
 
 class EvalSet(TypedDict):
-    """One evaluation set. The keys of its metrics carry no prefix: `accuracy`, `loss`, `<subset>_accuracy`."""
+    """One evaluation set. Keys of its metrics carry no prefix: `accuracy`, `loss`, `<subset>_accuracy`."""
 
     name: str
     source: str
@@ -106,15 +111,19 @@ _CHAT_INPUTS = """messages = [{"role": "user", "content": prompt}, {"role": "ass
         messages, tokenize=True, return_dict=True, return_tensors="pt"
     )"""
 
-_DEFINITIONS = """* Accuracy: share of pairs whose chosen answer gets the strictly higher reward. Chance is 0.5.
-* Loss: mean of -log sigmoid(margin), whatever the training loss was. Without any knowledge it is ln 2 = 0.693.
+_DEFINITIONS = """* Accuracy: share of pairs whose chosen answer gets the strictly higher reward; chance is 0.5.
+  Where given, the 95% interval stands in brackets.
+* Loss: mean of -log sigmoid(margin), whatever the training loss was; equal rewards give ln 2 = 0.693.
 * Margin: mean of reward(chosen) - reward(rejected).
 * Mean, min, max reward: over all chosen and rejected answers.
-* Ties: share of pairs with two equal rewards; they count as wrong in the accuracy."""
+* Ties: share of pairs with two equal rewards; they count as wrong in the accuracy.
+
+In metrics.jsonl and summary.json the keys are `eval_accuracy` and so on; for a further set,
+`eval_<set>_accuracy`."""
 
 _TO_FILL_IN = """## To fill in
 
-The run cannot know these. `license:` and `language:` belong in the front matter as well, where the Hub looks.
+A run cannot know these. Put `license:` and `language:` into the front matter, too: the Hub reads them there.
 
 * License of the model:
 * Language of the data:
@@ -122,7 +131,7 @@ The run cannot know these. `license:` and `language:` belong in the front matter
 * Intended use, and uses that are out of scope:
 * Contact:"""
 
-_CITATION = """This model was trained with rm_experiments. The model of preferences is the one of Bradley and Terry:
+_CITATION = """Trained with the framework rm_experiments. The model of preferences is Bradley and Terry's:
 
 ```bibtex
 @article{bradley1952rank,
@@ -153,7 +162,7 @@ def write_model_card(directory: Path, card: CardInputs) -> None:
 
 
 def render_model_card(card: CardInputs) -> str:
-    """The whole README.md. A metric that is not finite is absent from the front matter and `n/a` in the text."""
+    """The whole README.md. A metric that is not finite is `n/a` in the text and not in the front matter."""
     sections = (
         f"---\n{_front_matter(card).to_yaml()}\n---",
         f"# {_text(card.name)}",
@@ -193,6 +202,7 @@ def _eval_results(eval_sets: Iterable[EvalSet]) -> list[EvalResult]:
         # Results of equal type, config and split would be merged into one data set.
         config = name if hub_id is None or (hub_id, split) in taken else None
         taken.add((hub_id, split))
+        prefix = "eval" if name == "eval" else f"eval_{name}"
         for key in ("accuracy", "loss", "margin"):
             value = entry["metrics"].get(key)
             if not _is_finite(value):
@@ -200,8 +210,8 @@ def _eval_results(eval_sets: Iterable[EvalSet]) -> list[EvalResult]:
             result = EvalResult(
                 task_type="text-classification", task_name="Reward modeling on preference pairs",
                 dataset_type=hub_id or "preference-pairs", dataset_name=name, dataset_config=config,
-                dataset_split=split, dataset_args={"num_pairs": int(entry["num_pairs"])}, metric_type=key,
-                metric_name=f"eval_{key}" if name == "eval" else f"eval_{name}_{key}", metric_value=float(value),
+                dataset_split=split, dataset_args={"num_pairs": int(entry["num_pairs"])},
+                metric_type=key, metric_name=f"{prefix}_{key}", metric_value=float(value),
             )  # fmt: skip
             results.append(result)
     return results
@@ -210,9 +220,10 @@ def _eval_results(eval_sets: Iterable[EvalSet]) -> list[EvalResult]:
 def _summary(card: CardInputs) -> str:
     trained = "Its LoRA adapter and reward head were" if card.adapter == "lora" else "It was"
     start = f", starting from {_base_model(card)}," if card.base_model else " from random weights"
+    pairs = f"{card.num_train_pairs:,}"
     sentences = [
-        "A reward model: it reads a dialogue and rates the last answer with one number, higher for the better.",
-        f"{trained} trained{start} on {card.num_train_pairs:,} preference pairs ({_source(card.train_source)}).",
+        "A reward model: it reads a dialogue and rates its last answer with one number, higher for better.",
+        f"{trained} trained{start} on {pairs} preference pairs: {_source(card.train_source)}.",
     ]
     if card.eval_sets:
         main, best = card.eval_sets[0], card.best_achievable_accuracy
@@ -242,8 +253,8 @@ def _score_a_pair(card: CardInputs) -> str:
     code = _SNIPPET.format(imports=imports, loader=loader, inputs=inputs)
     return (
         f"## Score a pair\n\n{_fence(code, 'python')}\n\n"
-        "The answer with the higher number is preferred. The run read at most "
-        f"{card.max_length:,} tokens of prompt and answer together; the snippet cuts nothing."
+        "The answer with the higher number is preferred. Training and evaluation read at most "
+        f"{card.max_length:,} tokens of prompt and answer together; the snippet does not cut."
     )
 
 
@@ -254,9 +265,8 @@ def _results(card: CardInputs) -> str:
     for entry in card.eval_sets:
         metrics, name = entry["metrics"], _text(entry["name"])
         loss, ties = _fixed(metrics.get("loss")), _fixed(metrics.get("ties"))
-        rewards = [
-            _fixed(metrics.get(key), 3) for key in ("margin", "mean_reward", "min_reward", "max_reward")
-        ]
+        keys = ("margin", "mean_reward", "min_reward", "max_reward")
+        rewards = [_fixed(metrics.get(key), 3) for key in keys]
         pairs = f"{entry['num_pairs']:,}"
         rows.append([name, _source(entry["source"]), pairs, _accuracy(metrics), loss, *rewards, ties])
         for key in metrics:
@@ -269,13 +279,8 @@ def _results(card: CardInputs) -> str:
     if subsets:
         parts.append(_table(["Set", "Subset", "Pairs", "Accuracy"], subsets, left=2))
     parts.append(_DEFINITIONS)
-    titles = {
-        "training": "Loss and accuracy over the steps",
-        "rewards": "Rewards",
-        "margins": "Reward margins",
-    }
     for path in card.plots:
-        parts.append(f"![{titles.get(path.stem, _text(path.stem))}](plots/{quote(path.name)})")
+        parts.append(f"![{_text(_PICTURES.get(path.stem, path.stem))}](plots/{quote(path.name)})")
     return "\n\n".join(parts)
 
 
@@ -285,45 +290,50 @@ def _training(card: CardInputs) -> str:
         parts.append(f"[![Visualize in Weights & Biases]({_BADGE})]({quote(card.wandb_url, safe=_URL_SAFE)})")
     parts.append(_table(["Setting", "Value"], _training_rows(card), left=2))
     if card.data_counts:
-        columns = list(dict.fromkeys(key for counts in card.data_counts.values() for key in counts))
-        header = ["Split", *(_text(key.replace("_", " ")) for key in columns)]
-        counts_of = card.data_counts.items()
-        rows = [
-            [_text(split), *(_plain(counts.get(key, "")) for key in columns)] for split, counts in counts_of
-        ]
-        parts += ["What became of the rows of each split:", _table(header, rows)]
-    evaluations = {
-        line["step"]: line for line in card.history if line.get("kind") == "eval" and "step" in line
-    }
+        parts.append(_count_table(card.data_counts))
+    evaluations = {line["step"]: line for line in card.history if line.get("kind") == "eval"}
     steps = _thinned(sorted(evaluations))
     if steps:
         keys = ("eval_accuracy", "eval_loss", "eval_margin")
         rows = [[f"{step:,}", *(_fixed(evaluations[step].get(key)) for key in keys)] for step in steps]
-        parts += ["Evaluation over the steps:", _table(["Step", "Accuracy", "Loss", "Margin"], rows, left=0)]
+        parts.append(_table(["Evaluated after step", "Accuracy", "Loss", "Margin"], rows, left=0))
     return "\n\n".join(parts)
 
 
+def _count_table(data_counts: Mapping[str, Mapping[str, Any]]) -> str:
+    """What became of the rows of each split. Facts that are no counts stand elsewhere in the card."""
+    splits = list(data_counts.values())
+    keys = dict.fromkeys(key for counts in splits for key, value in counts.items() if type(value) is int)
+    keys.pop("max_length", None)
+    rows = [
+        [_text(key.replace("_", " ")), *(_plain(counts.get(key, "")) for counts in splits)] for key in keys
+    ]
+    return _table(["Rows and tokens", *map(_text, data_counts)], rows)
+
+
 def _training_rows(card: CardInputs) -> list[list[str]]:
-    share = card.num_trainable_parameters / max(card.num_parameters, 1)
-    adapter = f" by {_text(card.adapter)}" if card.adapter else ""
-    ends = (
-        f"{_code(card.eos_token)} is the last token, whose output is the reward; {_code(card.pad_token)} pads"
-    )
+    trained = "all trained"
+    if card.num_trainable_parameters != card.num_parameters:
+        share = card.num_trainable_parameters / max(card.num_parameters, 1)
+        trained = f"{card.num_trainable_parameters:,} trained ({share:.2%})"
+    adapter = f", adapter: {_text(card.adapter)}" if card.adapter else ""
+    tokens = f"reward read at {_code(card.eos_token)}, padding {_code(card.pad_token)}"
     return [
         ["Base model", _base_model(card) if card.base_model else "none: random weights"],
         ["Architecture", f"{_code(card.architecture)} ({_text(card.model_kind)})"],
-        ["Parameters", f"{card.num_parameters:,}, of which {card.num_trainable_parameters:,} ({share:.2%}) trained{adapter}"],
-        ["Data", f"{card.num_train_pairs:,} pairs: {_source(card.train_source)}"],
-        ["Text", f"{_code(card.text_as)}; {ends}. {_text(card.chat_template_note)}".strip()],
+        ["Parameters", f"{card.num_parameters:,}, {trained}{adapter}"],
+        ["Training data", f"{card.num_train_pairs:,} pairs: {_source(card.train_source)}"],
+        ["Text", f"{_code(card.text_as)}; {tokens}. {_text(card.chat_template_note)}".strip()],
         ["Length", f"at most {card.max_length:,} tokens, beyond that {_code(card.overlength)}"],
-        ["Steps", f"{card.step:,} of {card.max_steps:,} ({card.epochs:.4g} epochs)"],
+        ["Steps", f"{card.step:,} of {card.max_steps:,}"],
+        ["Epochs", f"{card.epochs:.4g}"],
         ["Batch", f"{card.batch_size:,} pairs per step"],
         ["Loss", _settings(card.loss)],
         ["Optimizer", _settings(card.optimizer)],
         ["Schedule", _settings(card.scheduler)],
         ["Precision", f"{_text(card.precision)}; weights saved as {_text(card.saved_dtype)}"],
         ["Seed", str(card.seed)],
-        ["Training time", "n/a" if card.training_seconds is None else _duration(card.training_seconds)],
+        ["Training time", _duration(card.training_seconds)],
     ]  # fmt: skip
 
 
@@ -341,15 +351,15 @@ def _provenance(card: CardInputs) -> str:
     if not isinstance(command, str):
         # The directory of the executable is this machine's; the name is enough to type.
         command = shlex.join([Path(part).name if i == 0 else part for i, part in enumerate(command)])
-    rows = [[_text(key), _plain(value)] for key, value in card.environment.items()]
-    if card.reload_difference is None:
-        check = "This directory was not loaded again to compare its rewards with those of the run."
-    else:
+    rows = [[_text(key), _plain(value)] for key, value in card.environment.items() if value is not None]
+    check = "The rewards of this directory were not compared with those of the run."
+    if card.reload_difference is not None:
         check = (
-            f"After saving, this directory was loaded as in the snippet above, and {card.reload_rows:,} pairs were "
-            f"scored again. Largest absolute difference from the rewards of the run: {card.reload_difference:.2g}."
+            "After saving, this directory was loaded as in the snippet above and "
+            f"{card.reload_rows:,} answers were scored again. "
+            f"Largest absolute difference from the rewards of the run: {card.reload_difference:.2g}"
         )
-    note = f" {_text(card.max_precision_note)}" if card.max_precision_note else ""
+        check += f" ({_text(card.max_precision_note)})." if card.max_precision_note else "."
     config = _fence(card.config_yaml, "yaml")
     sections = (
         "## Exact command",
@@ -358,7 +368,7 @@ def _provenance(card: CardInputs) -> str:
         "## Environment",
         _table(["What", "Value"], rows, left=2) if rows else "Not recorded.",
         "## Reload check",
-        check + note,
+        check,
     )
     return "\n\n".join(sections)
 
@@ -374,12 +384,11 @@ def _limits(card: CardInputs) -> str:
         accuracy, pairs = card.eval_sets[0]["metrics"].get("accuracy"), card.eval_sets[0]["num_pairs"]
         if _is_finite(accuracy) and pairs > 0:
             error = 1.96 * math.sqrt(max(accuracy * (1 - accuracy), 0) / pairs)
-            lines.append(
-                f"Drawing another {pairs:,} pairs would move the accuracy by about ±{error:.3f} (95%)."
-            )
+            spread = f"about ±{error:.3f} (95%)"
+            lines.append(f"Drawing another {pairs:,} pairs would move the first accuracy by {spread}.")
     lines += [
         f"One run, with seed {card.seed}: another seed gives other weights and another accuracy.",
-        "Rewards are comparable between answers to the same prompt only: training sees only their differences.",
+        "Rewards are comparable between answers to one prompt only: training sees nothing but differences.",
         "A preference for length, style or confidence over content is not ruled out by these numbers.",
         "A policy that is optimised against this reward finds its errors; watch an independent measure, too.",
     ]
@@ -412,21 +421,23 @@ def _accuracy(metrics: Mapping[str, float]) -> str:
 
 
 def _plain(value: object) -> str:
-    """A count or a fact from a dictionary."""
+    """A count, a fact or a list of facts."""
     if isinstance(value, Mapping):
         return _settings(value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _source(str(value))
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    return f"{value:,}" if type(value) is int else _source(str(value))
 
 
 def _settings(values: Mapping[str, Any]) -> str:
     """`{"name": "adamw", "lr": 1e-05}` as `adamw, lr 1e-05`. What is null is not in use."""
-    first = [_source(str(values["name"]))] if "name" in values else []
-    rest = [
-        f"{_text(key)} {_source(str(value))}"
-        for key, value in values.items()
-        if key != "name" and value is not None
-    ]
-    return ", ".join(first + rest)
+    shown = {
+        key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in values.items()
+    }
+    first = [_source(shown.pop("name"))] if "name" in shown else []
+    return ", ".join(
+        first + [f"{_text(key)} {_source(shown[key])}" for key in shown if values[key] is not None]
+    )
 
 
 def _source(value: str) -> str:
@@ -438,7 +449,9 @@ def _last_part(path: str) -> str:
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | None) -> str:
+    if not _is_finite(seconds):
+        return "n/a"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
@@ -449,25 +462,21 @@ def _one_line(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """`value` as prose: HTML and Markdown in it are shown, not obeyed. Underscores inside words mean nothing."""
+    """`value` as prose: HTML and Markdown in it are shown, not obeyed (`a_b` needs no escape)."""
     escaped = html.escape(_one_line(value), quote=False)
     return re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|^[#+=-])", r"\\\1", escaped)
 
 
 def _code(value: object) -> str:
     """`value` as code within a line or a table cell."""
-    text = _one_line(value).replace("|", "\\|")
-    ticks = "`" * (_longest_run(text) + 1)
-    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text or ' '}{ticks}"
+    text = _one_line(value)
+    # Backticks keep neither themselves nor, in a table, a backslash before a pipe.
+    return f"<code>{_text(text)}</code>" if set(text) & set("`|\\") or not text else f"`{text}`"
 
 
 def _fence(text: str, language: str) -> str:
-    ticks = "`" * max(3, _longest_run(text) + 1)
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
-
-
-def _longest_run(text: str) -> int:
-    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if precision is Precision.fp16 and not on_gpu:
         raise ConfigError("train.precision=fp16 needs a CUDA device; try train.precision=bf16")
     mixed = {Precision.fp32: "no", Precision.bf16: "bf16", Precision.fp16: "fp16"}[precision]
-    # The model's buffers are the same everywhere; sending them around in each forward pass would only cost time.
+    # Processes may run different numbers of forward passes in a step, so none may wait for another's buffers. The
+    # successor that the warning names still sends them at the start, which torch before 2.12 does not know.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
     return Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[ddp])
 
