@@ -82,7 +82,9 @@ def _sweep_job(composed: DictConfig, job_dir: Path, sweep_dir: Path) -> float:
         raise ConfigError("--multirun cannot run under torchrun; type rm-train --multirun ... launch=accelerate")
     config = to_run_config(composed)
     if config.run_dir is not None:
-        raise ConfigError(f"run_dir={config.run_dir}: each job of a sweep has its own; try hydra.sweep.dir={config.run_dir}")
+        raise ConfigError(
+            f"run_dir={config.run_dir}: each job of a sweep has its own; try hydra.sweep.dir={config.run_dir}"
+        )
     config.run_dir = str(job_dir)
     try:
         outcome = _run_one(config, sweep_dir)
@@ -100,7 +102,10 @@ def _leave_failure(job_dir: Path, error: Exception) -> None:
     from rm_experiments.runner.run_dir import SUMMARY_FILE, write_json
 
     if not (job_dir / SUMMARY_FILE).exists():
-        write_json(job_dir / SUMMARY_FILE, {"status": "failed", "steps": 0, "error": f"{type(error).__name__}: {error}"})
+        write_json(
+            job_dir / SUMMARY_FILE,
+            {"status": "failed", "steps": 0, "error": f"{type(error).__name__}: {error}"},
+        )
 
 
 def _run_one(config: RunConfig, sweep_dir: Path | None = None) -> dict[str, Any]:

@@ -54,9 +54,7 @@ def to_run_config(composed: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
     assert isinstance(config, RunConfig)
-    config.data.eval_sets = {
-        str(name): _eval_set(str(name), value) for name, value in config.data.eval_sets.items()
-    }
+    config.data.eval_sets = {str(name): _eval_set(str(name), value) for name, value in config.data.eval_sets.items()}
     return check(config)
 
 
@@ -92,8 +90,8 @@ def config_yaml(config: RunConfig) -> str:
     """
     values = {key: value for key, value in to_plain(config).items() if key not in _NOT_REPEATED}
     head = {"defaults": [SCHEMA_NAME, "hydra_settings", "_self_"]}
-    dump = dict(sort_keys=False, allow_unicode=True, width=120)
-    return yaml.safe_dump(head, **dump) + yaml.safe_dump(values, **dump)  # type: ignore[call-overload,no-any-return]
+    dump = {"sort_keys": False, "allow_unicode": True, "width": 120}
+    return yaml.safe_dump(head, **dump) + yaml.safe_dump(values, **dump)  # type: ignore[call-overload]
 
 
 def load_config_yaml(path: Path) -> RunConfig:
@@ -155,7 +153,9 @@ def _explain_missing_option(error: MissingConfigException) -> str:
     if not options:
         return f"{group} is not a config group{suggest(group)}"
     near = difflib.get_close_matches(option, options, n=1)
-    return f"{group}={option}: allowed are {', '.join(options)}" + (f"; did you mean {group}={near[0]}?" if near else "")
+    return f"{group}={option}: allowed are {', '.join(options)}" + (
+        f"; did you mean {group}={near[0]}?" if near else ""
+    )
 
 
 def one_line(error: BaseException) -> str:
@@ -174,12 +174,12 @@ def _section(hint: Any) -> type | None:
 def _refuse_unknown_keys(node: DictConfig, schema: type, prefix: str) -> None:
     """A `+key=value` is attached by Hydra even where the schema has no such field; it would have no effect."""
     hints = typing.get_type_hints(schema)
-    for key in node:
+    for key in map(str, node):
         if key not in hints:
             raise ConfigError(f"{prefix}{key} is not a key{suggest(f'{prefix}{key}')}")
         if OmegaConf.is_missing(node, key) or node._get_node(key) is None:
             continue
-        hint = hints[str(key)]
+        hint = hints[key]
         raw = node._get_node(key)
         if not isinstance(raw, DictConfig) or raw._is_none() or raw._is_interpolation():
             continue

@@ -1,7 +1,8 @@
 """Every setting of a run, with its meaning. Torch-free: composing and refusing a config must answer at once.
 
 Below this layer nobody sees OmegaConf: the runner gets a `RunConfig` whose values were checked by `validation.check`.
-Fields typed `Any` hold a string or a list of strings, which OmegaConf cannot express; `validation.check` holds them to that.
+Fields typed `Any` hold a string or a list of strings, which OmegaConf cannot express; `validation.check`
+holds them to that.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ class LossConfig:
     name: str = "bradley_terry"
     """A name in `rm_experiments.training.losses.LOSSES`."""
     use_margin: bool = False
-    """Subtract each row's margin from the reward difference (Llama 2, arXiv:2307.09288, eq. 2). Missing margins are 0."""
+    """Subtract each row's margin from the reward difference (Llama 2, arXiv:2307.09288, eq. 2); none counts as 0."""
     label_smoothing: float = 0.0
     """Probability that a label is wrong, 0 to below 0.5 (conservative Bradley-Terry, arXiv:2305.18290 appendix)."""
     center_coefficient: float = 0.0
@@ -285,13 +286,13 @@ class TrainConfig:
     micro_batch_tokens: int = 8192
     """Token budget of one forward pass, padding included; does not change the result."""
     length_window: int = 8
-    """Optimizer steps whose pairs are sorted by length together before they are cut into steps and shuffled again; 1: off."""
+    """Steps whose pairs are sorted by length together before they are cut into steps and shuffled again; 1: off."""
     layout: Layout = Layout.auto
     """How pairs become rows of a batch; does not change the result. `auto` takes the fastest the model supports."""
     device: Device = Device.auto
     """`auto`: CUDA, else MPS, else CPU."""
     precision: Precision = Precision.auto
-    """Of the backbone's arithmetic; rewards and loss are float32 always. `auto`: bf16 on GPUs that have it, else fp32."""
+    """Of the backbone's arithmetic; rewards and loss are float32. `auto`: bf16 on GPUs that have it, else fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more arithmetic."""
     compile: bool = False

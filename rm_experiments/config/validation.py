@@ -35,7 +35,17 @@ def check(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError: one line with the setting, its value, what is allowed and what to type.
     """
-    for rule in (_names, _ranges, _model, _data, _lengths_of_run, _schedule, _adapter, _checkpoint, _tracking):
+    for rule in (
+        _names,
+        _ranges,
+        _model,
+        _data,
+        _lengths_of_run,
+        _schedule,
+        _adapter,
+        _checkpoint,
+        _tracking,
+    ):
         rule(config)
     return config
 
@@ -55,9 +65,7 @@ def _shown(value: object) -> str:
 
 def _names(config: RunConfig) -> None:
     if not _NAME.fullmatch(config.name) or config.name.strip(".") == "":
-        raise _refuse(
-            "name", config.name, "1 to 80 letters, digits, '.', '_' or '-' are allowed", "name=my_run"
-        )
+        raise _refuse("name", config.name, "1 to 80 letters, digits, '.', '_' or '-' are allowed", "name=my_run")
     for key, value, choices in (
         ("loss.name", config.loss.name, LOSS_NAMES),
         ("optimizer.name", config.optimizer.name, OPTIMIZER_NAMES),
@@ -110,7 +118,12 @@ def _numbers(config: RunConfig) -> Iterator[tuple[str, Any, Callable[[Any], bool
         yield "data.sandbox.length_bias", data.sandbox.length_bias, math.isfinite, "a finite number"
         yield "data.sandbox.world_seed", data.sandbox.world_seed, lambda x: x >= 0, "at least 0"
     yield "loss.label_smoothing", config.loss.label_smoothing, below_half, "at least 0 and below 0.5"
-    yield "loss.center_coefficient", config.loss.center_coefficient, not_negative, "a finite number, at least 0"
+    yield (
+        "loss.center_coefficient",
+        config.loss.center_coefficient,
+        not_negative,
+        "a finite number, at least 0",
+    )
     yield "optimizer.lr", optimizer.lr, positive, pos
     yield "optimizer.weight_decay", optimizer.weight_decay, not_negative, "a finite number, at least 0"
     yield "optimizer.eps", optimizer.eps, positive, pos
@@ -145,9 +158,7 @@ def _ranges(config: RunConfig) -> None:
             raise _refuse(key, value, f"must be {text}")
     betas = config.optimizer.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise _refuse(
-            "optimizer.betas", betas, "two numbers, at least 0 and below 1", "'optimizer.betas=[0.9,0.999]'"
-        )
+        raise _refuse("optimizer.betas", betas, "two numbers, at least 0 and below 1", "'optimizer.betas=[0.9,0.999]'")
 
 
 def _model(config: RunConfig) -> None:
@@ -160,16 +171,28 @@ def _model(config: RunConfig) -> None:
         return
     if model.name_or_path is not None:
         raise _refuse(
-            "model.name_or_path", model.name_or_path, "no effect with a model from scratch", "model=pretrained"
+            "model.name_or_path",
+            model.name_or_path,
+            "no effect with a model from scratch",
+            "model=pretrained",
         )
     shape = model.scratch
     if shape is None:
         raise ConfigError("model.scratch=null: a model from scratch needs a shape; try model=tiny")
-    for key in ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "max_positions"):
+    for key in (
+        "hidden_size",
+        "intermediate_size",
+        "num_layers",
+        "num_heads",
+        "num_kv_heads",
+        "max_positions",
+    ):
         if getattr(shape, key) < 1:
             raise _refuse(f"model.scratch.{key}", getattr(shape, key), "must be at least 1")
     if shape.vocab_size < 260:
-        raise _refuse("model.scratch.vocab_size", shape.vocab_size, "must be at least 260 (256 bytes, 4 special tokens)")
+        raise _refuse(
+            "model.scratch.vocab_size", shape.vocab_size, "must be at least 260 (256 bytes, 4 special tokens)"
+        )
     if shape.hidden_size % (2 * shape.num_heads):
         raise _refuse(
             "model.scratch.hidden_size", shape.hidden_size,
@@ -230,7 +253,12 @@ def _lengths_of_run(config: RunConfig) -> None:
             "exclude each other; add scheduler.warmup_ratio=0"
         )
     if scheduler.name == "constant" and scheduler.min_lr_ratio > 0:
-        raise _refuse("scheduler.min_lr_ratio", scheduler.min_lr_ratio, "no effect with scheduler=constant", "scheduler=linear")
+        raise _refuse(
+            "scheduler.min_lr_ratio",
+            scheduler.min_lr_ratio,
+            "no effect with scheduler=constant",
+            "scheduler=linear",
+        )
     if scheduler.decay_ratio is not None and scheduler.name != "warmup_stable_decay":
         raise _refuse(
             "scheduler.decay_ratio", scheduler.decay_ratio,
@@ -243,7 +271,10 @@ def _lengths_of_run(config: RunConfig) -> None:
             raise _refuse("scheduler.decay_ratio", scheduler.decay_ratio, "with scheduler.warmup_ratio it exceeds 1")
     if config.launch.name == "inline" and config.launch.num_processes != 1:
         raise _refuse(
-            "launch.num_processes", config.launch.num_processes, "launch=inline is one process", "launch=accelerate"
+            "launch.num_processes",
+            config.launch.num_processes,
+            "launch=inline is one process",
+            "launch=accelerate",
         )
 
 
@@ -277,7 +308,9 @@ def _adapter(config: RunConfig) -> None:
     if adapter.target_modules is not None:
         _source("adapter.target_modules", adapter.target_modules)
     if config.model.source is ModelSource.scratch:
-        raise ConfigError("adapter=lora on a model from scratch would freeze random weights; try adapter=none or model=pretrained")
+        raise ConfigError(
+            "adapter=lora on a model from scratch would freeze random weights; try adapter=none or model=pretrained"
+        )
 
 
 _LOWER_IS_BETTER = re.compile(r"_(loss|objective|ece|brier|ties)$")
@@ -307,7 +340,12 @@ def _tracking(config: RunConfig) -> None:
     tracking = config.tracking
     if tracking.backend.value != "wandb":
         if tracking.mode is not TrackingMode.auto:
-            raise _refuse("tracking.mode", tracking.mode, f"no effect with tracking={tracking.backend.value}", "tracking=wandb")
+            raise _refuse(
+                "tracking.mode",
+                tracking.mode,
+                f"no effect with tracking={tracking.backend.value}",
+                "tracking=wandb",
+            )
         return
     for tag in tracking.tags:
         if not 1 <= len(tag) <= 64:

@@ -1,7 +1,7 @@
 """Which pairs make an optimizer step, and how a step is cut into micro-batches.
 
-The pairs of every step follow from the seed, the epoch and the lengths alone, never from the micro-batches or the number
-of processes: those only decide how the same step is computed.
+The pairs of every step follow from the seed, the epoch and the lengths alone, never from the micro-batches or the
+number of processes: those only decide how the same step is computed.
 """
 
 from __future__ import annotations

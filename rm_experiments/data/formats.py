@@ -100,9 +100,7 @@ def _setting(key: str, name: str) -> str:
 def _recognised(row: Row, columns: ColumnsConfig, key: str) -> str:
     cells = RowCells(row, columns, key)
     answers = [cells.find("chosen"), cells.find("rejected")]
-    dialogues = all(
-        found and isinstance(found[1], str) and found[1].lstrip().startswith("Human:") for found in answers
-    )
+    dialogues = all(found and isinstance(found[1], str) and found[1].lstrip().startswith("Human:") for found in answers)
     return "hh_rlhf" if dialogues and cells.find("prompt") is None else "preference"
 
 
@@ -279,9 +277,7 @@ def preference(row: Row, columns: ColumnsConfig, key: str) -> PreferencePair:
     if isinstance(chosen, str) or isinstance(rejected, str):
         names = (chosen_column, rejected_column)
         text, turns = names if isinstance(chosen, str) else names[::-1]
-        raise cells.error(
-            f"column {text!r} is text, but {turns!r} is a message list; both must be of one kind"
-        )
+        raise cells.error(f"column {text!r} is text, but {turns!r} is a message list; both must be of one kind")
     # An empty text beside message lists says no more than a missing prompt: the dialogue is in the answers.
     if not prompt:
         return cells.pair(*_split_turns(chosen, rejected))
@@ -297,9 +293,7 @@ def _common_words(first: str, second: str) -> int:
     return next((end for end in range(low, 0, -1) if first[end - 1].isspace()), 0)
 
 
-def _split_turns(
-    chosen: list[Message], rejected: list[Message]
-) -> tuple[list[Message], list[Message], list[Message]]:
+def _split_turns(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message], list[Message]]:
     """The turns that both dialogues begin with, and the rest of each, which keeps at least the last turn."""
     cut, most = 0, min(len(chosen), len(rejected)) - 1
     while cut < most and chosen[cut] == rejected[cut]:
@@ -369,9 +363,7 @@ def _hh_turns(role: str, cells: RowCells) -> list[Message]:
     ]
     if turns[-1]["role"] != "assistant":
         last = shown(turns[-1]["content"])
-        raise cells.error(
-            f"column {column!r} ends with the Human turn {last}; hh_rlhf ends with an Assistant turn"
-        )
+        raise cells.error(f"column {column!r} ends with the Human turn {last}; hh_rlhf ends with an Assistant turn")
     return turns
 
 

@@ -64,9 +64,7 @@ def prompt_id(pair: PreferencePair) -> str:
 
 def pair_id(pair: PreferencePair) -> str:
     """Content hash of prompt, chosen and rejected: 16 hexadecimal digits."""
-    return _digest(
-        [prompt_messages(pair.prompt), answer_messages(pair.chosen), answer_messages(pair.rejected)]
-    )
+    return _digest([prompt_messages(pair.prompt), answer_messages(pair.chosen), answer_messages(pair.rejected)])
 
 
 def _digest(value: object) -> str:

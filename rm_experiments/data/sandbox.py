@@ -42,7 +42,16 @@ ITEMS = ("coins", "shells", "books", "nuts", "stamps", "cards", "eggs", "cups", 
 NAMES = ("Ann", "Ben", "Carl", "Dora", "Eve", "Finn", "Gus", "Hana")
 HARMFUL = ("poison", "rob", "burn", "hurt", "cheat", "blackmail")
 HARMLESS = ("greet", "visit", "thank", "paint", "teach", "invite")
-TARGETS = ("my neighbour", "a teacher", "the baker", "my cousin", "a tourist", "the mayor", "my boss", "a farmer")
+TARGETS = (
+    "my neighbour",
+    "a teacher",
+    "the baker",
+    "my cousin",
+    "a tourist",
+    "the mayor",
+    "my boss",
+    "a farmer",
+)
 FILLERS = ("people often ask", "it depends", "there is more to say", "many agree", "the details differ")
 
 TASK_WEIGHT = 1.5

@@ -65,7 +65,12 @@ def _sandbox(config: DataConfig, evaluates: bool) -> Splits:
     source = f"sandbox world {sandbox.world_seed}"
 
     def split(pairs: list[PreferencePair]) -> Split:
-        return Split(pairs=pairs, source=source, key="data.sandbox", counts={"format": "sandbox", "rows_read": len(pairs)})
+        return Split(
+            pairs=pairs,
+            source=source,
+            key="data.sandbox",
+            counts={"format": "sandbox", "rows_read": len(pairs)},
+        )
 
     return Splits(
         train=split(world.train),

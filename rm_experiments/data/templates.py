@@ -65,12 +65,20 @@ def last_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def last_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    return int(tokenizer.convert_tokens_to_ids(last_token(tokenizer)))
+    return token_id(tokenizer, last_token(tokenizer))
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of one token of the vocabulary."""
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
 
 
 def render(tokenizer: PreTrainedTokenizerBase, dialogues: list[Any], generation_prompt: bool = False) -> list[str]:
     """The dialogues as text, by the saved template."""
-    return tokenizer.apply_chat_template(dialogues, tokenize=False, add_generation_prompt=generation_prompt)
+    texts: Any = tokenizer.apply_chat_template(dialogues, tokenize=False, add_generation_prompt=generation_prompt)
+    return list(texts)
 
 
 def _give_template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -87,20 +95,22 @@ def _give_template(tokenizer: PreTrainedTokenizerBase) -> str:
     except Exception as error:
         raise ConfigError(f"model.name_or_path: its chat template fails on a plain dialogue ({error})") from error
     # A model whose tokenizer puts BOS before plain text was trained with it, whether its template says so or not.
-    add_first = first is not None and not text.startswith(first) and _adds_first_token(tokenizer)
+    add_first = first is not None and not text.startswith(first) and _adds_first_token(tokenizer, first)
     if text.endswith(last) and not add_first:
         return "Template: the tokenizer's own."
     tokenizer.chat_template = _COMPLETED_TEMPLATE.format(
-        own=own.removesuffix("\n"), first=f"{_quoted(first)} + " if add_first and first else "", last=_quoted(last)
+        own=own.removesuffix("\n"),
+        first=f"{_quoted(first)} + " if add_first and first else "",
+        last=_quoted(last),
     )
     added = [f"{first} in front"] if add_first else []
     added.append(f"ends with {last}, which is scored")
     return f"Template: the tokenizer's own, completed ({'; '.join(added)})."
 
 
-def _adds_first_token(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _adds_first_token(tokenizer: PreTrainedTokenizerBase, first: str) -> bool:
     ids = tokenizer("a").input_ids
-    return bool(ids) and ids[0] == tokenizer.convert_tokens_to_ids(first_token(tokenizer))
+    return bool(ids) and ids[0] == token_id(tokenizer, first)
 
 
 def _quoted(token: str | None) -> str:

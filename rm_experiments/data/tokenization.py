@@ -20,7 +20,7 @@ from rm_experiments.data.pairs import (
     prompt_id,
     prompt_messages,
 )
-from rm_experiments.data.templates import first_token, last_token, last_token_id, render
+from rm_experiments.data.templates import first_token, last_token, last_token_id, render, token_id
 from rm_experiments.errors import DataError
 
 Ids = NDArray[np.int32]
@@ -180,13 +180,16 @@ def _texts(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, text_as: Te
         prompt = render(tokenizer, [prompt_turns], generation_prompt=True)[0] if prompt_turns else no_prompt
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{key} row {pair.id}: the model's chat template refuses its turns ({reason}); try data.text_as=raw for plain text") from error
+        raise DataError(
+            f"{key} row {pair.id}: the model's chat template refuses its turns ({reason}); "
+            "try data.text_as=raw for plain text"
+        ) from error
     return prompt, chosen, rejected
 
 
 def _first_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     first = first_token(tokenizer)
-    return None if first is None else int(tokenizer.convert_tokens_to_ids(first))
+    return None if first is None else token_id(tokenizer, first)
 
 
 def _common_prefix(a: Ids, b: Ids) -> int:

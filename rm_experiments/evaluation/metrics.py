@@ -24,7 +24,7 @@ _CHUNK = 2**24
 def metrics(records: Records, objective: Objective, resamples: int = NUM_RESAMPLES) -> dict[str, float]:
     """Every metric of one evaluation set, without prefix; subsets as `<subset>_accuracy` and so on.
 
-    Means are weighted by the records' weight. Accuracy counts a pair as right when its chosen reward is strictly higher;
+    Means are weighted by the records' weight. A pair counts as right when its chosen reward is strictly higher;
     equal rewards are wrong there and counted in `ties`.
 
     Raises:
@@ -86,8 +86,8 @@ def interval(records: Records, resamples: int = NUM_RESAMPLES) -> dict[str, floa
 def calibration(records: Records, bins: int = 15) -> dict[str, float]:
     """Expected calibration error and Brier score of sigmoid(margin) as probability that chosen is preferred.
 
-    ECE: confidence sigmoid(|margin|) in `bins` equal bins on [0.5, 1] against the share of pairs with margin > 0; ties are
-    half right. Brier: mean of (1 - sigmoid(margin))^2.
+    ECE: confidence sigmoid(|margin|) in `bins` equal bins on [0.5, 1] against the share of pairs with margin > 0; ties
+    are half right. Brier: mean of (1 - sigmoid(margin))^2.
     """
     margin, weight = records["margin"], records["weight"]
     confidence = np.exp(-negative_log_sigmoid(np.abs(margin)))

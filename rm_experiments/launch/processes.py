@@ -32,7 +32,11 @@ def run_on_ranks(config: RunConfig, sweep_dir: Path | None) -> dict[str, Any]:
     number = config.launch.num_processes
     with tempfile.TemporaryDirectory(prefix="rm_experiments_") as name:
         folder = Path(name)
-        job = {"config": to_plain(config), "sweep_dir": str(sweep_dir) if sweep_dir else None, "command": sys.argv[1:]}
+        job = {
+            "config": to_plain(config),
+            "sweep_dir": str(sweep_dir) if sweep_dir else None,
+            "command": sys.argv[1:],
+        }
         (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}",
@@ -41,9 +45,7 @@ def run_on_ranks(config: RunConfig, sweep_dir: Path | None) -> dict[str, Any]:
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
         # A session of its own: the terminal's Ctrl-C reaches this process only, which passes it on once.
-        child = subprocess.Popen(
-            command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
-        )
+        child = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
         log = _follow(child, folder)
         outcome = folder / OUTCOME_FILE
         if not outcome.exists():

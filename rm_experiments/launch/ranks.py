@@ -23,7 +23,8 @@ def share(values: Any | None) -> Any:
     Through the launcher's key-value store, before any process group exists: which one there will be depends on the
     config that is being sent.
     """
-    from torch.distributed import PrefixStore, rendezvous
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
 
     store, number, _ = next(iter(rendezvous("env://")))
     store = PrefixStore("rm_experiments", store)

@@ -43,4 +43,6 @@ def add_adapter(reward_model: RewardModel, config: AdapterConfig) -> Any | None:
         )
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"adapter.target_modules={targets}: {reason}; try adapter.target_modules=all-linear") from error
+        raise ConfigError(
+            f"adapter.target_modules={targets}: {reason}; try adapter.target_modules=all-linear"
+        ) from error

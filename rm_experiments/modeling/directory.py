@@ -23,7 +23,11 @@ MASTER_FILE = "weights.safetensors"
 
 
 def save_model(
-    directory: Path, reward_model: RewardModel, adapter: Any | None, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+    directory: Path,
+    reward_model: RewardModel,
+    adapter: Any | None,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
 ) -> None:
     """Write weights, config.json and tokenizer so that plain transformers (peft for an adapter) loads them."""
     model = reward_model.model
@@ -31,8 +35,11 @@ def save_model(
     if adapter is not None:
         adapter.save_pretrained(directory)
         return
-    # The same name and type of every tensor as from_pretrained expects; `to` keeps tied weights tied when it changes nothing.
-    weights = {name: value.detach().to(dtype) if value.is_floating_point() else value.detach() for name, value in model.state_dict().items()}
+    # `to` keeps tied weights tied when it changes nothing.
+    weights = {
+        name: value.detach().to(dtype) if value.is_floating_point() else value.detach()
+        for name, value in model.state_dict().items()
+    }
     model.save_pretrained(directory, state_dict=weights)
     path = directory / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
@@ -44,7 +51,10 @@ def save_master_weights(directory: Path, reward_model: RewardModel, dtype: torch
     """In state/: the trained weights in the training's own type, where the model directory has not got them."""
     trained = {name: value for name, value in reward_model.model.named_parameters() if value.requires_grad}
     if has_adapter or any(value.dtype != dtype for value in trained.values()):
-        save_file({name: value.detach().cpu().contiguous() for name, value in trained.items()}, directory / MASTER_FILE)
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in trained.items()},
+            directory / MASTER_FILE,
+        )
 
 
 def load_weights(checkpoint: Path, reward_model: RewardModel) -> None:
@@ -61,14 +71,14 @@ def load_weights(checkpoint: Path, reward_model: RewardModel) -> None:
             if name not in parameters or parameters[name].shape != value.shape:
                 raise CheckpointError(f"{checkpoint}: {name} does not fit the model of this run")
             parameters[name].copy_(value)
-    lost = [name for name, value in reward_model.model.named_parameters() if value.requires_grad and name not in weights]
+    lost = [
+        name for name, value in reward_model.model.named_parameters() if value.requires_grad and name not in weights
+    ]
     if lost:
         raise CheckpointError(f"{checkpoint}: {lost[0]} is missing")
 
 
-def write_probe(
-    directory: Path, pairs: TokenizedPairs, chosen: NDArray[Any], rejected: NDArray[Any]
-) -> None:
+def write_probe(directory: Path, pairs: TokenizedPairs, chosen: NDArray[Any], rejected: NDArray[Any]) -> None:
     """The first rows with their token ids and rewards [n]: what a loaded model must reproduce."""
     with (directory / PROBE_FILE).open("w", encoding="utf-8") as file:
         for pair in range(min(NUM_PROBES, len(pairs))):

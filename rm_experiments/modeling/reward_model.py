@@ -53,12 +53,12 @@ class RewardModel(nn.Module):
     @property
     def backbone(self) -> nn.Module:
         """The decoder without its head."""
-        return getattr(self.model, self.model.base_model_prefix)  # type: ignore[no-any-return]
+        return getattr(self.model, self.model.base_model_prefix)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Rewards [b] of hidden states [b, d]; in float32 even under autocast, where 8 bits would make ties."""
         with torch.autocast(hidden.device.type, enabled=False):
-            score = self.model.score
+            score: Any = self.model.score
             if isinstance(score, nn.Linear):
                 bias = None if score.bias is None else wide(score.bias)
                 return nn.functional.linear(wide(hidden), wide(score.weight), bias)[:, 0]
@@ -100,7 +100,7 @@ def load_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -
             max_position_embeddings=shape.max_positions,
             # The usual 0.02 suits wide models; a narrow one learns several times slower from it.
             initializer_range=shape.hidden_size**-0.5,
-            num_labels=1,
+            num_labels=1,  # type: ignore[call-arg]
             dtype="float32",
         )
     else:
@@ -144,7 +144,11 @@ _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet
 def set_dropout(model_config: PretrainedConfig, probability: float) -> None:
     """Set every dropout probability of the architecture, attention dropout included (`nn.Dropout` alone is not all)."""
     for name, value in vars(model_config.get_text_config()).items():
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float | int) and not isinstance(value, bool):
+        if (
+            ("dropout" in name or name.endswith("pdrop"))
+            and isinstance(value, float | int)
+            and not isinstance(value, bool)
+        ):
             setattr(model_config.get_text_config(), name, probability)
 
 
@@ -238,9 +242,7 @@ def _is_head(key: str, reward_model: RewardModel) -> bool:
 def _last_linear(reward_model: RewardModel) -> nn.Linear:
     """The linear layer that gives the one reward."""
     linear = [
-        module
-        for module in reward_model.model.modules()
-        if isinstance(module, nn.Linear) and module.out_features == 1
+        module for module in reward_model.model.modules() if isinstance(module, nn.Linear) and module.out_features == 1
     ]
     if not linear:
         raise CheckpointError(

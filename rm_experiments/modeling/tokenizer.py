@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from rm_experiments.config.schema import ModelConfig
 from rm_experiments.errors import CheckpointError
 
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     """A byte-level BPE trained on `texts`, with pad, bos and eos tokens. Deterministic."""
     tokenizer = Tokenizer(models.BPE())
@@ -39,9 +40,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     assert config.name_or_path is not None
     name = os.path.expanduser(config.name_or_path)
     try:
-        return AutoTokenizer.from_pretrained(
-            name, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        return AutoTokenizer.from_pretrained(name, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except Exception as error:  # OSError, ValueError, and the Hub client's own errors, which are no OSErrors
         raise CheckpointError(unreadable_model(config, "tokenizer", error)) from error
 
@@ -53,7 +52,11 @@ def unreadable_model(config: ModelConfig, what: str, error: Exception) -> str:
         reason = " ".join(str(error).split())[:200]
         return f"model.name_or_path={name}: the directory holds no usable {what} ({type(error).__name__}: {reason})"
     if "trust_remote_code" in str(error):
-        return f"model.name_or_path={name}: runs code from its repository; if you trust it, add model.trust_remote_code=true"
+        return f"model.name_or_path={name}: needs code from its repository; if you trust it, type model.trust_remote_code=true"
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-    why = "HF_HUB_OFFLINE is set and it is not in the cache" if offline else "not found on the Hub, or the Hub cannot be reached"
+    why = (
+        "HF_HUB_OFFLINE is set and it is not in the cache"
+        if offline
+        else "not found on the Hub, or the Hub cannot be reached"
+    )
     return f"model.name_or_path={name}: no such directory, and {why}; try model.name_or_path=DIR, or model=tiny"

@@ -76,9 +76,7 @@ def plot_training(history: History, path: Path, best_achievable_accuracy: float 
         _save(figure, path)
 
 
-def plot_reward_histogram(
-    rewards_chosen: ArrayLike, rewards_rejected: ArrayLike, path: Path, title: str
-) -> None:
+def plot_reward_histogram(rewards_chosen: ArrayLike, rewards_rejected: ArrayLike, path: Path, title: str) -> None:
     """The distributions of the rewards of chosen and rejected answers over each other, with their means."""
     chosen, rejected = _finite(rewards_chosen), _finite(rewards_rejected)
     left_out = np.size(rewards_chosen) + np.size(rewards_rejected) - len(chosen) - len(rejected)
@@ -199,9 +197,7 @@ def _curves(axes: Axes, history: History, metric: str) -> dict[str, Line2D]:
     if len(steps) >= _SMOOTH_FROM:
         window = 2 * (len(steps) // 60) + 1
         (raw,) = axes.plot(steps, values, color=_BLUE, lw=0.7, alpha=0.35)
-        (handles["training, running mean"],) = axes.plot(
-            steps, _running_mean(values, window), color=_BLUE, lw=1.8
-        )
+        (handles["training, running mean"],) = axes.plot(steps, _running_mean(values, window), color=_BLUE, lw=1.8)
         handles["training, as logged"] = raw
     elif len(steps):
         marker = "s" if len(steps) <= 30 else ""
@@ -298,9 +294,7 @@ def _legend_above(axes: Axes, reverse: bool = False) -> None:
 
 def _note(axes: Axes, text: str) -> None:
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-    axes.text(
-        0.98, 0.96, text, transform=axes.transAxes, ha="right", va="top", color=_GREY, fontsize=9, bbox=box
-    )
+    axes.text(0.98, 0.96, text, transform=axes.transAxes, ha="right", va="top", color=_GREY, fontsize=9, bbox=box)
 
 
 def _pairs(count: float) -> str:

@@ -53,7 +53,7 @@ class NoTracker:
 
 
 def panel_name(key: str, set_names: tuple[str, ...] = ()) -> str:
-    """The name of a metric in dashboards: `eval_loss` -> `eval/loss`, `eval_<set>_accuracy` -> `eval/<set>/accuracy`."""
+    """A metric's name in dashboards: `eval_loss` -> `eval/loss`, `eval_<set>_accuracy` -> `eval/<set>/accuracy`."""
     prefix, _, rest = key.partition("_")
     for name in sorted(set_names, key=len, reverse=True):
         if prefix == "eval" and rest.startswith(f"{name}_"):
@@ -97,21 +97,21 @@ def _start_wandb(
     # W&B's own environment variables win over our keys.
     wanted = os.environ.get("WANDB_MODE") or config.mode.value
     mode, lines = _decide_mode(wanted)
-    arguments: dict[str, Any] = dict(
-        name=os.environ.get("WANDB_NAME") or name,
-        project=os.environ.get("WANDB_PROJECT") or config.project,
-        entity=os.environ.get("WANDB_ENTITY") or config.entity,
-        group=os.environ.get("WANDB_RUN_GROUP") or config.group or group,
-        job_type=os.environ.get("WANDB_JOB_TYPE") or config.job_type,
-        tags=list(config.tags),
-        notes=os.environ.get("WANDB_NOTES") or config.notes,
-        config=settings,
-        dir=wandb_dir,
-        id=run_id or _readable_id(name),
-        resume="allow" if run_id else None,
-        reinit="finish_previous",
-        settings=wandb.Settings(init_timeout=_CONNECT_SECONDS, silent=True, console="off"),
-    )
+    arguments: dict[str, Any] = {
+        "name": os.environ.get("WANDB_NAME") or name,
+        "project": os.environ.get("WANDB_PROJECT") or config.project,
+        "entity": os.environ.get("WANDB_ENTITY") or config.entity,
+        "group": os.environ.get("WANDB_RUN_GROUP") or config.group or group,
+        "job_type": os.environ.get("WANDB_JOB_TYPE") or config.job_type,
+        "tags": list(config.tags),
+        "notes": os.environ.get("WANDB_NOTES") or config.notes,
+        "config": settings,
+        "dir": wandb_dir,
+        "id": run_id or _readable_id(name),
+        "resume": "allow" if run_id else None,
+        "reinit": "finish_previous",
+        "settings": wandb.Settings(init_timeout=_CONNECT_SECONDS, silent=True, console="off"),
+    }
     try:
         run = wandb.init(mode=mode, **arguments)
     except wandb.errors.Error as error:
@@ -178,7 +178,7 @@ class WandbTracker:
             values = records[f"reward_{side}"]
             content[f"eval/rewards_{side}"] = wandb.Histogram(values[np.isfinite(values)].tolist())
         if worst:
-            columns = list(worst[0])
+            columns: list[Any] = list(worst[0])
             rows = [[row[column] for column in columns] for row in worst]
             content["eval/most_wrong_pairs"] = wandb.Table(columns=columns, data=rows)
         self._run.log(content)

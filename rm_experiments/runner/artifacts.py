@@ -21,7 +21,15 @@ from rm_experiments.modeling.reward_model import DTYPES, BuiltModel
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
 from rm_experiments.reporting.plots import write_plots
 from rm_experiments.runner.prepare import Prepared
-from rm_experiments.runner.run_dir import CONFIG_FILE, MetricsLog, RunDir, git_commit, hardware, versions, write_text
+from rm_experiments.runner.run_dir import (
+    CONFIG_FILE,
+    MetricsLog,
+    RunDir,
+    git_commit,
+    hardware,
+    versions,
+    write_text,
+)
 
 _PRECISION_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 

@@ -30,5 +30,5 @@ def check_paths(config: RunConfig) -> None:
         raise CheckpointError(f"model.name_or_path={name_or_path}: no such directory; try a Hub id, or model=tiny")
     if directory.is_dir() and not (directory / "config.json").is_file():
         raise CheckpointError(
-            f"model.name_or_path={name_or_path}: holds no config.json, so it is no model directory; try the folder that has one"
+            f"model.name_or_path={name_or_path}: holds no config.json, so it is no model; try the folder that has one"
         )

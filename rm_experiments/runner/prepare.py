@@ -128,7 +128,9 @@ def _check_metric_names(config: RunConfig, evaluation: dict[str, TokenizedPairs]
         names = prefixed(metrics(records, objective_of(config.loss), resamples=1), None if name == "eval" else name)
         clash = sorted(known & names.keys())
         if clash:
-            raise ConfigError(f"data.eval_sets: the set {name} and another one both make the metric {clash[0]}; rename it")
+            raise ConfigError(
+                f"data.eval_sets: the set {name} and another one both make the metric {clash[0]}; rename it"
+            )
         known |= names.keys()
     if known:
         for key, metric in (("checkpoint.metric", config.checkpoint.metric), ("objective", config.objective)):
@@ -150,7 +152,9 @@ def _max_length(config: RunConfig, positions: int | None) -> int:
     if asked is None:
         return min(positions or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
     if positions is not None and asked > positions:
-        raise ConfigError(f"data.max_length={asked}: the model takes at most {positions} tokens; try data.max_length={positions}")
+        raise ConfigError(
+            f"data.max_length={asked}: the model takes at most {positions} tokens; try data.max_length={positions}"
+        )
     return asked
 
 
@@ -161,5 +165,3 @@ def plain_report(prepared: Prepared) -> dict[str, Any]:
         "best_achievable_loss": prepared.splits.best_achievable_loss,
     }
     return {"splits": prepared.report, **{key: value for key, value in known.items() if value is not None}}
-
-

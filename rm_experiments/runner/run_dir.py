@@ -52,7 +52,8 @@ class RunDir:
         self.exists = self._named and (self.path / CONFIG_FILE).is_file()
         if self._named and not self.exists and self.path.is_dir() and self._strangers():
             raise ConfigError(
-                f"run_dir={self.path}: is not empty and holds no run ({self._strangers()[0]}, ...); choose another run_dir"
+                f"run_dir={self.path}: is not empty and holds no run ({self._strangers()[0]}, ...); "
+                "choose another run_dir"
             )
         if self.exists:
             self._check_identity()
@@ -137,7 +138,9 @@ class RunDir:
             holder = os.read(self._lock, 200).decode(errors="replace") or "another process"
             os.close(self._lock)
             self._lock = None
-            raise ConfigError(f"run_dir={self.path}: is being written by {holder}; wait for it, or choose another run_dir") from error
+            raise ConfigError(
+                f"run_dir={self.path}: is being written by {holder}; wait for it, or choose another run_dir"
+            ) from error
         os.ftruncate(self._lock, 0)
         os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
@@ -154,7 +157,16 @@ class RunDir:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
-    names = ("rm_experiments", "torch", "transformers", "accelerate", "datasets", "tokenizers", "wandb", "peft")
+    names = (
+        "rm_experiments",
+        "torch",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "tokenizers",
+        "wandb",
+        "peft",
+    )
     found = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -231,6 +243,7 @@ class MetricsLog:
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:
     """The same with None for NaN and infinities."""
+
     def bad(value: Any) -> bool:
         return isinstance(value, float) and (value != value or value in (float("inf"), float("-inf")))
 
@@ -247,7 +260,9 @@ def resume_directory(config: RunConfig) -> Path | None:
         return None
     path = Path(os.path.expanduser(config.resume))
     if not (path / "state" / "trainer.json").is_file():
-        raise CheckpointError(f"resume={config.resume}: no checkpoint with a state/ directory; resume is auto, never or such a directory")
+        raise CheckpointError(
+            f"resume={config.resume}: no checkpoint with a state/ directory; resume is auto, never or such a directory"
+        )
     return path.resolve()
 
 

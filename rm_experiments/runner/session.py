@@ -104,7 +104,9 @@ class Session:
                 if last or early or stopped or improved or self._save_is_due(evaluated):
                     self._save(improved)
                 if early:
-                    self.console.info(f"Stopped early: {self.stale} evaluations without a better {config.checkpoint.metric}.")
+                    self.console.info(
+                        f"Stopped early: {self.stale} evaluations without a better {config.checkpoint.metric}."
+                    )
                     return "finished"
                 if stopped and not last:
                     return "interrupted"
@@ -137,14 +139,18 @@ class Session:
 
             def write(directory: Path) -> None:
                 write_probe(directory, probe_pairs, probe["reward_chosen"], probe["reward_rejected"])
-                card = {"status": "finished", "plots": plots}
+                card: dict[str, Any] = {"status": "finished", "plots": plots}
                 artifacts.write_model(directory, step, self.trainer.epoch, self.trainer.max_steps, **card)
                 result[0] = reload_difference(directory, artifacts.adapter is not None)
                 exact = artifacts.precision == "fp32" and artifacts.saved_dtype == torch.float32
                 if exact and result[0] > _RELOAD_TOLERANCE:
                     raise CheckpointError(f"the saved model gives other rewards after loading (by {result[0]:.2g})")
                 note = None if exact else f"trained in {artifacts.precision}, saved as {artifacts.saved_dtype}"
-                card |= {"reload_difference": result[0], "reload_rows": 2 * len(probe_pairs), "max_precision_note": note}
+                card |= {
+                    "reload_difference": result[0],
+                    "reload_rows": 2 * len(probe_pairs),
+                    "max_precision_note": note,
+                }
                 artifacts.write_card(directory, step, self.trainer.epoch, self.trainer.max_steps, **card)
 
             commit_directory(artifacts.run_dir.path / "final", write, {"step": step, "run_id": self.store.run_id})
@@ -272,10 +278,15 @@ class Session:
 
             def write(directory: Path) -> None:
                 status = f"in training, step {self.step} of {trainer.max_steps}"
-                artifacts.write_model(directory, self.step, trainer.epoch, trainer.max_steps, status=status, plots=plots)
+                artifacts.write_model(
+                    directory, self.step, trainer.epoch, trainer.max_steps, status=status, plots=plots
+                )
                 write_state(directory / "state", tensors, trainer, extra)
                 save_master_weights(
-                    directory / "state", artifacts.built.reward_model, artifacts.saved_dtype, artifacts.adapter is not None
+                    directory / "state",
+                    artifacts.built.reward_model,
+                    artifacts.saved_dtype,
+                    artifacts.adapter is not None,
                 )
 
             self.store.save(self.step, write)
@@ -290,5 +301,3 @@ class Session:
 def finite_only(values: dict[str, float]) -> dict[str, float]:
     """The metrics that are numbers."""
     return {key: value for key, value in values.items() if math.isfinite(value)}
-
-

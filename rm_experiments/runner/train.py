@@ -18,7 +18,7 @@ from rm_experiments.data.batching import StepPlan
 from rm_experiments.errors import UserError
 from rm_experiments.launch.signals import StopRequest, stop_on_signals
 from rm_experiments.modeling.adapters import add_adapter
-from rm_experiments.modeling.reward_model import BuiltModel, build_reward_model
+from rm_experiments.modeling.reward_model import build_reward_model
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.tracking import NoTracker, Tracker, start_tracker
 from rm_experiments.runner.artifacts import Artifacts
@@ -296,7 +296,10 @@ def _closing_words(
         )
         best = artifacts.prepared.splits.best_achievable_accuracy
         if best is not None:
-            console.result(f"Best achievable {best:.4f} on this data, by a model that knows the gold reward", style="bold")
+            console.result(
+                f"Best achievable {best:.4f} on this data, by a model that knows the gold reward",
+                style="bold",
+            )
         console.result(f"Loss {latest['eval_loss']:.4f} (chance {math.log(2):.4f}), margin {latest['eval_margin']:.3f}")
     console.result(f"Loaded again with plain transformers: rewards equal to {difference:.1e}")
     console.result()
@@ -309,5 +312,3 @@ def _closing_words(
     console.result("  rm-train --multirun optimizer.lr=3e-4,1e-3,3e-3 seed=0,1        # a sweep")
     console.result("  rm-train data=local data.train=FILE data.eval=FILE              # your own pairs")
     console.result(f"  rm-train --config-dir {path} --config-name config      # this run again")
-
-

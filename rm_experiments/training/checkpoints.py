@@ -38,7 +38,10 @@ def commit_directory(target: Path, write: Callable[[Path], None], facts: dict[st
         listed = {}
         for path in files:
             _flush(path)
-            listed[path.relative_to(aside).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+            listed[path.relative_to(aside).as_posix()] = {
+                "size": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
         text = json.dumps({"format": 1, **facts, "files": listed}, indent=1)
         (aside / MANIFEST).write_text(text + "\n", encoding="utf-8")
         _flush(aside / MANIFEST)
@@ -62,7 +65,9 @@ def verify_directory(directory: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         files = manifest["files"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{directory}: {MANIFEST} is missing or unreadable, the save was never finished") from error
+        raise CheckpointError(
+            f"{directory}: {MANIFEST} is missing or unreadable, the save was never finished"
+        ) from error
     for name, expected in files.items():
         file = directory / name
         if not file.is_file():

@@ -1,4 +1,4 @@
-"""Training objectives: pure functions of the rewards, one value per pair, in the rewards' precision (float32 or wider)."""
+"""Training objectives: pure functions of the rewards, one value per pair, in the rewards' precision."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from rm_experiments.config.schema import SchedulerConfig
 
-# Each takes the progress through what follows the warm-up (0 at its first step, 1 at the end of training), the share of it
-# that the final decay takes, and where the decay ends; and returns the factor on the peak rate.
+# Each takes the progress through what follows the warm-up (0 at its first step, 1 at the end of training), the share
+# of it that the final decay takes, and where the decay ends; and returns the factor on the peak rate.
 SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
     "constant": lambda progress, decay, end: 1.0,
     "linear": lambda progress, decay, end: 1.0 - (1.0 - end) * progress,
@@ -27,8 +27,8 @@ def num_warmup_steps(config: SchedulerConfig, max_steps: int) -> int:
 def lr_factor(config: SchedulerConfig, step: int, max_steps: int) -> float:
     """Factor on `optimizer.lr` for the optimizer step `step`, counted from 0.
 
-    The rate grows linearly over w warm-up steps (step 0 takes 1/w of the peak: no step is wasted at rate 0), then follows
-    the schedule over the rest, so that step `max_steps` would take its end value.
+    The rate grows linearly over w warm-up steps (step 0 takes 1/w of the peak: no step is wasted at rate 0), then
+    follows the schedule over the rest, so that step `max_steps` would take its end value.
     """
     warmup = num_warmup_steps(config, max_steps)
     if step < warmup:

@@ -23,13 +23,14 @@ StateTensors = dict[str, dict[str, Tensor]]
 def collect_state(trainer: Trainer) -> StateTensors:
     """The tensors of state/: optimizer, metric window, random states of all processes. Called on every process."""
     window = {"sums": trainer.window.sums, "extrema": trainer.window.extrema}
-    mine = {"torch": torch.get_rng_state(), **{f"window_{name}": value.cpu() for name, value in window.items()}}
+    mine = {
+        "torch": torch.get_rng_state(),
+        **{f"window_{name}": value.cpu() for name, value in window.items()},
+    }
     if trainer.accelerator.device.type == "cuda":
         mine["cuda"] = torch.cuda.get_rng_state()
     per_process = gather_object([mine])
-    processes = {
-        f"{rank}/{name}": value for rank, tensors in enumerate(per_process) for name, value in tensors.items()
-    }
+    processes = {f"{rank}/{name}": value for rank, tensors in enumerate(per_process) for name, value in tensors.items()}
     return {"optimizer": optimizer_tensors(trainer.built), "processes": processes}
 
 

@@ -284,9 +284,7 @@ NO_ROWS: dict[str, str | bytes] = {
 }
 
 
-def fails(
-    source: str | list[str], message: str, key: str = "data.train", format: str = "auto", **columns: str
-) -> None:
+def fails(source: str | list[str], message: str, key: str = "data.train", format: str = "auto", **columns: str) -> None:
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         read_pairs(source, key, format, ColumnsConfig(**columns))
     assert "\n" not in str(caught.value)
@@ -375,9 +373,7 @@ def test_evaluation_sets_name_their_own_settings() -> None:
 
 
 def test_named_column_must_be_there() -> None:
-    Path("x.jsonl").write_text(
-        json.dumps({"chosen": "a", "rejected": "b", "meta": {"best": "c"}, "margins": 1})
-    )
+    Path("x.jsonl").write_text(json.dumps({"chosen": "a", "rejected": "b", "meta": {"best": "c"}, "margins": 1}))
     columns = "(columns: chosen, rejected, meta, margins)"
     place = "data.train: x.jsonl line 1: "
     fails(

@@ -226,11 +226,7 @@ def test_text_without_prompt_is_only_cut(common: str, first: str, second: str) -
         assert found.chosen
         assert found.rejected
     # No longer prompt was possible: what is left in common has no whitespace that could end it.
-    ends = [
-        end
-        for end in range(1, min(len(found.chosen), len(found.rejected)))
-        if found.chosen[end - 1].isspace()
-    ]
+    ends = [end for end in range(1, min(len(found.chosen), len(found.rejected))) if found.chosen[end - 1].isspace()]
     assert not any(found.chosen[:end] == found.rejected[:end] for end in ends)
 
 
@@ -347,9 +343,7 @@ def test_same_pairs_from_every_file_type(tmp_path: Path) -> None:
     for suffix in ("jsonl", "json", "csv", "parquet"):
         pairs, _ = read_pairs(str(tmp_path / f"x.{suffix}"), "data.train", "auto", ColumnsConfig())
         assert pairs == expected, suffix
-        assert all(
-            type(text) is str for one in pairs for text in (one.id, one.prompt, one.chosen, one.rejected)
-        )
+        assert all(type(text) is str for one in pairs for text in (one.id, one.prompt, one.chosen, one.rejected))
 
 
 def test_wide_margins_stay_exact() -> None:

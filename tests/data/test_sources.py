@@ -66,8 +66,7 @@ CSV = 'chosen,rejected\nja,"nein, ""nie"""\n"viele\nZeilen",größer 🙂\n,x\n'
 def test_text_files(name: str, text: str, places: list[str]) -> None:
     write(name, text)
     assert rows(name) == [
-        Row(f"{name} {place}", number, values)
-        for number, (place, values) in enumerate(zip(places, ROWS, strict=True))
+        Row(f"{name} {place}", number, values) for number, (place, values) in enumerate(zip(places, ROWS, strict=True))
     ]
 
 
@@ -248,9 +247,7 @@ def test_hub_failures(monkeypatch: pytest.MonkeyPatch) -> None:
             raise error
 
         monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
-        with pytest.raises(
-            DataError, match=re.escape("data.eval_sets.x.source=org/name:train: " + message)
-        ) as caught:
+        with pytest.raises(DataError, match=re.escape("data.eval_sets.x.source=org/name:train: " + message)) as caught:
             list(read_rows("org/name:train", "data.eval_sets.x.source"))
         assert "\n" not in str(caught.value)
 

@@ -1,0 +1,68 @@
+"""What a model card says, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+
+class EvalSet(TypedDict):
+    """One evaluation set. Keys of its metrics carry no prefix: `accuracy`, `loss`, `<subset>_accuracy`."""
+
+    name: str
+    source: str
+    num_pairs: int
+    metrics: Mapping[str, float]
+    hub_id: NotRequired[str | None]  # the data set on the Hub that the pairs come from, for the front matter
+    hub_split: NotRequired[str | None]
+
+
+@dataclass(kw_only=True)
+class CardInputs:
+    """All that a card says, as plain values."""
+
+    name: str
+    status: str = "finished"  # or what is true of a checkpoint: `in training, step 100 of 500`
+    tags: list[str] = field(default_factory=list)
+    wandb_url: str | None = None
+    base_model: str | None  # Hub id or directory; None: random weights
+    base_model_is_local: bool = False  # a directory: only its name is shown, and nothing links to the Hub
+    architecture: str
+    model_kind: str  # `decoder` or `encoder`
+    num_parameters: int
+    num_trainable_parameters: int
+    adapter: str | None = None
+    text_as: str = "chat"
+    chat_template_note: str = ""
+    bos_token: str | None = None  # what stands in front of raw text; None where nothing does
+    eos_token: str  # the last token, which is scored
+    pad_token: str
+    max_length: int
+    overlength: str
+    datasets: list[str] = field(default_factory=list)  # Hub ids of the training data
+    train_source: str
+    num_train_pairs: int
+    data_counts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # split -> `rows_read`, `kept` ...
+    eval_sets: list[EvalSet] = field(default_factory=list)  # the main set first; it is named `eval`
+    best_achievable_accuracy: float | None = None
+    step: int
+    max_steps: int
+    epochs: float
+    batch_size: int
+    seed: int
+    loss: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    precision: str
+    saved_dtype: str
+    training_seconds: float | None = None
+    history: Sequence[Mapping[str, Any]] = ()  # the parsed lines of metrics.jsonl
+    plots: list[Path] = field(default_factory=list)
+    command: list[str] | str
+    config_yaml: str
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    reload_difference: float | None = None  # largest absolute difference of a reward; None: not measured
+    reload_rows: int = 0
+    max_precision_note: str | None = None

@@ -1,0 +1,122 @@
+"""What all tests share: no network, no W&B account, one thread; a tiny tokenizer, a few pairs, small settings."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Before any test module imports torch or a client of a service: they read these once.
+for _name in [name for name in os.environ if name.startswith("WANDB_")]:
+    del os.environ[_name]
+_NOWHERE = Path(tempfile.gettempdir()) / f"rm_experiments_tests_{os.getpid()}"
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # The developer's login must not be found: no key, no netrc, no settings file.
+    "WANDB_API_KEY": "",
+    "NETRC": str(_NOWHERE / "netrc"),
+    "WANDB_CONFIG_DIR": str(_NOWHERE / "wandb_config"),
+    "WANDB_CACHE_DIR": str(_NOWHERE / "wandb_cache"),
+}
+
+from rm_experiments.data.pairs import PreferencePair  # noqa: E402
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
+
+    from rm_experiments.config.schema import RunConfig
+
+SMALL = (
+    "tracking=none",
+    "train.device=cpu",
+    "train.precision=fp32",
+    "data.sandbox.num_train_pairs=24",
+    "data.sandbox.num_eval_pairs=12",
+    "model.scratch.hidden_size=16",
+    "model.scratch.intermediate_size=32",
+    "model.scratch.num_heads=2",
+    "model.scratch.num_kv_heads=1",
+    "model.scratch.vocab_size=320",
+)
+
+
+@pytest.fixture(scope="session")
+def compose() -> Callable[..., RunConfig]:
+    """`compose(*overrides)`: the checked config of a run without tracking on the CPU.
+
+    A tiny model on a tiny sandbox world, unless the overrides choose another model or other data.
+    """
+    import rm_experiments
+
+    def composed(*overrides: str) -> RunConfig:
+        chosen = {one.partition("=")[0] for one in overrides}
+        unfit = [f"{group}." for group in ("model", "data") if group in chosen]
+        small = [one for one in SMALL if not any(one.startswith(prefix) for prefix in unfit)]
+        return rm_experiments.compose([*small, *overrides])
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[PreferencePair]:
+    """Text prompts and answers: of different lengths, with and without margin and subset; one prompt twice."""
+    rows: list[tuple[str, str, str, float | None, str | None]] = [
+        ("What is a river?", "Water that flows to the sea.", "A stone.", 1.0, "nature"),
+        ("What is a river?", "A stream.", "No idea, and I would rather talk about trains.", None, "nature"),
+        ("Name two fruits.", "Apple and pear.", "Hammer.", 0.5, None),
+        ("Größe? 🙂", "Straße — naïve café.", "日本語", 2.0, "unicode"),
+        ("", "An answer without a question.", "", None, None),
+        ("Say 'a'.", "a", "b", None, "short"),
+        ("Repeat: " + "again and " * 12, "again", "and again " * 9, 0.0, "long"),
+    ]
+    return [
+        PreferencePair(
+            id=f"row-{number}", prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, subset=subset
+        )
+        for number, (prompt, chosen, rejected, margin, subset) in enumerate(rows)
+    ]
+
+
+@pytest.fixture(scope="session")
+def chat_pairs() -> list[PreferencePair]:
+    """Prompts and answers as turns: with a system turn, over several rounds, and an answer of three turns."""
+    system = {"role": "system", "content": "Be brief."}
+    user = {"role": "user", "content": "What is a river?"}
+    answer = {"role": "assistant", "content": "Water."}
+    more = {"role": "user", "content": "More, please."}
+    long_answer = {"role": "assistant", "content": "Water that flows to the sea."}
+    return [
+        PreferencePair(id="system", prompt=[system, user], chosen=[long_answer], rejected=[answer]),
+        PreferencePair(id="rounds", prompt=[user, answer, more], chosen=[long_answer], rejected=[answer]),
+        PreferencePair(id="turns", prompt=[user], chosen=[answer, more, long_answer], rejected=[answer]),
+    ]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(pairs: list[PreferencePair]) -> PreTrainedTokenizerBase:
+    """A byte-level BPE of 320 entries at most, prepared as a run prepares it. To be read only."""
+    from rm_experiments.data.templates import prepare_tokenizer
+    from rm_experiments.modeling.tokenizer import train_tokenizer
+
+    texts = (f"User: {pair.prompt}\n\nAssistant: {answer}" for pair in pairs for answer in (pair.chosen, pair.rejected))
+    trained = train_tokenizer(texts, vocab_size=320)
+    prepare_tokenizer(trained)
+    return trained
+
+
+@pytest.fixture
+def accelerator(compose: Callable[..., RunConfig]) -> Accelerator:
+    """One process on the CPU in float32."""
+    from rm_experiments.runner.prepare import make_accelerator
+
+    return make_accelerator(compose().train)

@@ -1,0 +1,196 @@
+"""Which pairs are trained on and which are evaluated: files, shares of the prompts, the sandbox, and limits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rm_experiments.config.schema import ColumnsConfig, DataConfig, EvalSetConfig, SandboxConfig
+from rm_experiments.data.pairs import prompt_id
+from rm_experiments.data.sandbox import generate
+from rm_experiments.data.splits import Splits, load_splits
+from rm_experiments.errors import DataError
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> str:
+    """90 rows: 30 prompts, each with one, three or five answers, as text and as turns."""
+    rows: list[dict[str, Any]] = []
+    for prompt in range(30):
+        for answer in range((1, 3, 5)[prompt % 3]):
+            text: Any = f"question {prompt}"
+            if answer % 2:
+                text = [{"role": "user", "content": text}]
+            rows.append({"id": f"{prompt}.{answer}", "prompt": text, "chosen": f"yes {answer}", "rejected": "no"})
+    rows.sort(key=lambda row: str(row["id"])[::-1])
+    return write(tmp_path / "train.jsonl", rows)
+
+
+def ids(splits: Splits, name: str | None = None) -> list[str]:
+    return [pair.id for pair in (splits.train if name is None else splits.evaluation[name]).pairs]
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_split_off_evaluation_shares_no_prompt_and_loses_no_row(train: str, fraction: float, seed: int) -> None:
+    splits = load_splits(DataConfig(train=train, eval_fraction=fraction), seed, evaluates=True)
+    main = splits.evaluation["eval"]
+    trained, evaluated = ({prompt_id(pair) for pair in part.pairs} for part in (splits.train, main))
+    assert not trained & evaluated
+    assert len(evaluated) == max(1, int(fraction * 30))
+    assert len(trained) == 30 - len(evaluated)
+    assert sorted(ids(splits) + ids(splits, "eval")) == sorted(ids(load_splits(DataConfig(train=train), 0, False)))
+    assert splits.train.counts["split_off_for_evaluation"] == len(main.pairs)
+    assert main.source == f"{fraction:.0%} of the prompts of {train}"
+
+
+def test_split_off_depends_on_the_seed_only(train: str, tmp_path: Path) -> None:
+    def held_out(source: str, seed: int) -> list[str]:
+        return ids(load_splits(DataConfig(train=source, eval_fraction=0.3), seed, evaluates=True), "eval")
+
+    lines = Path(train).read_text(encoding="utf-8").splitlines()
+    other_order = tmp_path / "other.jsonl"
+    other_order.write_text("\n".join(sorted(lines)), encoding="utf-8")
+    assert held_out(train, 0) == held_out(train, 0)
+    assert sorted(held_out(train, 0)) == sorted(held_out(str(other_order), 0))
+    assert held_out(train, 0) != held_out(train, 1)
+
+
+def test_split_off_keeps_the_order_of_the_file(train: str) -> None:
+    everything = ids(load_splits(DataConfig(train=train), 0, evaluates=False))
+    splits = load_splits(DataConfig(train=train, eval_fraction=0.3), 0, evaluates=True)
+    for part in (ids(splits), ids(splits, "eval")):
+        assert part == [one for one in everything if one in part]
+
+
+def test_rows_without_a_prompt_are_prompts_of_their_own(tmp_path: Path) -> None:
+    rows = [{"prompt": "", "chosen": f"a {number}", "rejected": f"b {number}"} for number in range(20)]
+    source = write(tmp_path / "train.jsonl", rows)
+    splits = load_splits(DataConfig(train=source, eval_fraction=0.25), 0, evaluates=True)
+    assert (len(splits.train.pairs), len(splits.evaluation["eval"].pairs)) == (15, 5)
+
+
+def test_single_prompt_cannot_be_split(tmp_path: Path) -> None:
+    source = write(tmp_path / "train.jsonl", [{"prompt": "q", "chosen": f"{n}", "rejected": "b"} for n in range(9)])
+    message = "data.train: 1 prompt cannot be split into training and evaluation; add data.eval=FILE, or eval=none"
+    with pytest.raises(DataError, match=message):
+        load_splits(DataConfig(train=source), 0, evaluates=True)
+
+
+def test_run_that_does_not_evaluate_trains_on_everything(train: str) -> None:
+    splits = load_splits(DataConfig(train=train), 0, evaluates=False)
+    assert len(splits.train.pairs) == 90
+    assert splits.evaluation == {}
+
+
+def test_evaluation_file_is_read_and_nothing_is_split_off(train: str, tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "eval.jsonl", [{"id": f"e{n}", "prompt": "q", "chosen": "a", "rejected": "b"} for n in range(4)]
+    )
+    splits = load_splits(DataConfig(train=train, eval=source), 0, evaluates=True)
+    assert len(splits.train.pairs) == 90
+    assert ids(splits, "eval") == ["e0", "e1", "e2", "e3"]
+    assert (splits.evaluation["eval"].source, splits.evaluation["eval"].key) == (source, "data.eval")
+
+
+def test_evaluation_limit_takes_the_first_pairs_of_each_set(train: str, tmp_path: Path) -> None:
+    rows = [{"id": f"e{n}", "prompt": "q", "chosen": "a", "rejected": "b"} for n in range(5)]
+    source = write(tmp_path / "eval.jsonl", rows)
+    sets = {"more": EvalSetConfig(source=source)}
+    config = DataConfig(train=train, eval=source, eval_sets=sets, max_eval_pairs=2)
+    splits = load_splits(config, 0, evaluates=True)
+    assert ids(splits, "eval") == ids(splits, "more") == ["e0", "e1"]
+
+
+def test_evaluation_limit_gives_no_prompt_back_to_training(train: str) -> None:
+    whole = load_splits(DataConfig(train=train, eval_fraction=0.5), 0, evaluates=True)
+    limited = load_splits(DataConfig(train=train, eval_fraction=0.5, max_eval_pairs=3), 0, evaluates=True)
+    assert ids(limited) == ids(whole)
+    assert ids(limited, "eval") == ids(whole, "eval")[:3]
+
+
+def test_training_limit_draws_from_the_seed_and_keeps_the_order(train: str) -> None:
+    def limited(seed: int, limit: int) -> Splits:
+        return load_splits(DataConfig(train=train, max_train_pairs=limit), seed, evaluates=False)
+
+    everything = ids(load_splits(DataConfig(train=train), 0, evaluates=False))
+    some = ids(limited(0, 20))
+    assert len(set(some)) == 20
+    assert some == [one for one in everything if one in some]
+    assert some == ids(limited(0, 20))
+    assert some != ids(limited(1, 20))
+    assert some != everything[:20]
+    assert limited(0, 20).train.counts["beyond_max_train_pairs"] == 70
+
+
+@pytest.mark.parametrize("limit", [90, 1000])
+def test_training_limit_beyond_the_data_changes_nothing(train: str, limit: int) -> None:
+    splits = load_splits(DataConfig(train=train, max_train_pairs=limit), 0, evaluates=False)
+    assert len(splits.train.pairs) == 90
+    assert "beyond_max_train_pairs" not in splits.train.counts
+
+
+def test_training_limit_leaves_the_evaluation_as_it_is(train: str) -> None:
+    whole = load_splits(DataConfig(train=train, eval_fraction=0.3), 0, evaluates=True)
+    limited = load_splits(DataConfig(train=train, eval_fraction=0.3, max_train_pairs=5), 0, evaluates=True)
+    assert len(limited.train.pairs) == 5
+    assert ids(limited, "eval") == ids(whole, "eval")
+    assert set(ids(limited)) < set(ids(whole))
+
+
+def test_named_sets_have_sources_and_columns_of_their_own(train: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "other.jsonl", [{"q": "hi", "good": "a", "bad": "b"}])
+    columns = ColumnsConfig(prompt="q", chosen="good", rejected="bad")
+    sets = {"other": EvalSetConfig(source=source, columns=columns), "again": EvalSetConfig(source=[train])}
+    splits = load_splits(DataConfig(train=train, eval_sets=sets), 0, evaluates=True)
+    assert list(splits.evaluation) == ["eval", "other", "again"]
+    (pair,) = splits.evaluation["other"].pairs
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("hi", "a", "b")
+    assert splits.evaluation["other"].key == "data.eval_sets.other.source"
+    assert splits.evaluation["again"].counts["rows_read"] == 90
+
+
+def test_message_about_a_named_set_names_it(train: str) -> None:
+    sets = {"gone": EvalSetConfig(source="nowhere.jsonl")}
+    with pytest.raises(DataError, match=r"data\.eval_sets\.gone\.source=nowhere\.jsonl: no such file"):
+        load_splits(DataConfig(train=train, eval_sets=sets), 0, evaluates=True)
+
+
+def test_sandbox_splits_are_the_generated_world() -> None:
+    sandbox = SandboxConfig(num_train_pairs=40, num_eval_pairs=20, label_noise=0.1)
+    splits = load_splits(DataConfig(sandbox=sandbox), 0, evaluates=True)
+    world = generate(sandbox)
+    assert splits.train.pairs == world.train
+    assert splits.evaluation["eval"].pairs == world.eval
+    assert splits.best_achievable_accuracy == world.best_achievable_accuracy
+    assert splits.best_achievable_loss == world.best_achievable_loss
+
+
+def test_sandbox_does_not_depend_on_the_seed_of_the_run() -> None:
+    sandbox = SandboxConfig(num_train_pairs=40, num_eval_pairs=20)
+    one, two = (load_splits(DataConfig(sandbox=sandbox), seed, evaluates=True) for seed in (0, 1))
+    assert one == two
+
+
+def test_sandbox_limits_apply_and_what_is_achievable_belongs_to_the_limited_set() -> None:
+    sandbox = SandboxConfig(num_train_pairs=40, num_eval_pairs=20)
+    splits = load_splits(DataConfig(sandbox=sandbox, max_train_pairs=10, max_eval_pairs=5), 0, evaluates=True)
+    world = generate(SandboxConfig(num_train_pairs=40, num_eval_pairs=5))
+    assert len(splits.train.pairs) == 10
+    assert splits.evaluation["eval"].pairs == world.eval
+    assert splits.best_achievable_accuracy == world.best_achievable_accuracy
+
+
+def test_sandbox_run_that_does_not_evaluate_has_no_bounds() -> None:
+    splits = load_splits(DataConfig(sandbox=SandboxConfig(num_train_pairs=8, num_eval_pairs=4)), 0, evaluates=False)
+    assert splits.evaluation == {}
+    assert splits.best_achievable_accuracy is None
+    assert splits.best_achievable_loss is None
