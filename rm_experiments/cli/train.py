@@ -55,8 +55,7 @@ def main() -> None:
             raise
         _refuse(f"{error}; a group needs an option, as in model=tiny")
     except TrainingError as error:
-        print(f"rm-train: the run failed: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+        _fail(error)
     except KeyboardInterrupt:
         print("rm-train: interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
@@ -72,6 +71,8 @@ def _job(composed: DictConfig) -> float | None:
         outcome = _run_one(config)
     except UserError as error:
         _refuse(str(error))
+    except TrainingError as error:
+        _fail(error)
     _finish(outcome)
     return None
 
@@ -148,6 +149,12 @@ def _refuse(message: str) -> NoReturn:
     if ranks.rank() == 0:
         print(f"rm-train: {message}", file=sys.stderr)  # noqa: T201
     sys.exit(2)
+
+
+def _fail(error: TrainingError) -> NoReturn:
+    if ranks.rank() == 0:
+        print(f"rm-train: the run failed: {error}", file=sys.stderr)  # noqa: T201
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -122,8 +122,8 @@ def _give_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """Loaders find the end of a row by searching for the pad id, so it must differ from the scored token's.
 
     An existing token is taken, since a new one would resize the embedding. Padding follows the last token, and our own
-    code goes by lengths, so the meaning of the token does not matter; but declaring a token as special makes its literal
-    text match as a whole, so the fallback is the vocabulary's longest entry, which no text contains.
+    code goes by lengths, so the meaning of the token does not matter; but declaring a token as special makes its
+    literal text match as a whole, so the fallback is the vocabulary's longest entry, which no text contains.
     """
     scored = last_token_id(tokenizer)
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != scored:
@@ -138,4 +138,5 @@ def _give_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
         candidates = [max(vocabulary, key=lambda token: (len(token), token))]
     tokenizer.pad_token = candidates[0]
     shown = candidates[0] if len(candidates[0]) <= 30 else candidates[0][:27] + "..."
-    return f"Pad token: {shown} (id {tokenizer.pad_token_id}), since the tokenizer's own is the scored {last_token(tokenizer)}."
+    why = f"since the tokenizer's own is missing or the scored {last_token(tokenizer)}"
+    return f"Pad token: {shown} (id {tokenizer.pad_token_id}), {why}."

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rm_experiments.errors import UserError
+
+Result = TypeVar("Result")
 
 
 def rank() -> int:
@@ -31,3 +36,24 @@ def share(values: Any | None) -> Any:
     if number == 0:
         store.set("config", json.dumps(values))
     return json.loads(store.get("config"))
+
+
+def on_main(action: Callable[[], Result]) -> Result:
+    """Do `action` on rank 0 only; its result, or the `UserError` that it raised, on every rank.
+
+    So that ranks agree on what the file system says, and none waits for one that was refused.
+    """
+    if world_size() == 1:
+        return action()
+    from accelerate.utils import broadcast_object_list
+
+    box: list[Any] = [None]
+    if rank() == 0:
+        try:
+            box = [(action(), None)]
+        except UserError as error:
+            box = [(None, error)]
+    result, refusal = broadcast_object_list(box)[0]
+    if refusal is not None:
+        raise refusal
+    return result

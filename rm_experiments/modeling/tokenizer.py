@@ -52,7 +52,9 @@ def unreadable_model(config: ModelConfig, what: str, error: Exception) -> str:
         reason = " ".join(str(error).split())[:200]
         return f"model.name_or_path={name}: the directory holds no usable {what} ({type(error).__name__}: {reason})"
     if "trust_remote_code" in str(error):
-        return f"model.name_or_path={name}: needs code from its repository; if you trust it, type model.trust_remote_code=true"
+        return (
+            f"model.name_or_path={name}: needs code from its repository; to run it, type model.trust_remote_code=true"
+        )
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     why = (
         "HF_HUB_OFFLINE is set and it is not in the cache"

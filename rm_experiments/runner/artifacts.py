@@ -23,6 +23,7 @@ from rm_experiments.reporting.plots import write_plots
 from rm_experiments.runner.prepare import Prepared
 from rm_experiments.runner.run_dir import (
     CONFIG_FILE,
+    METRICS_FILE,
     MetricsLog,
     RunDir,
     git_commit,
@@ -44,7 +45,6 @@ class Artifacts:
     built: BuiltModel
     adapter: Any | None
     accelerator: Accelerator
-    metrics_log: MetricsLog
     started: float = field(default_factory=time.monotonic)
     seconds_before: float = 0.0
     """Training time of the attempts that this run continues."""
@@ -53,6 +53,11 @@ class Artifacts:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """Without prefix, of the newest evaluation, by set."""
     wandb_url: str | None = None
+
+    @property
+    def metrics_log(self) -> MetricsLog:
+        """metrics.jsonl."""
+        return MetricsLog(self.run_dir.path / METRICS_FILE)
 
     @property
     def saved_dtype(self) -> torch.dtype:

@@ -71,8 +71,11 @@ class RunDir:
             return {}
         return values if isinstance(values, dict) else {}
 
-    def claim(self) -> None:
+    def claim(self) -> tuple[Path, str]:
         """Make the directory and lock it; an unnamed one that was just taken gets `_2`, `_3`, ... appended.
+
+        Returns:
+            The directory and the run's id, which an earlier attempt may have given.
 
         Raises:
             ConfigError: when another process writes to it.
@@ -98,6 +101,7 @@ class RunDir:
                 environment = {**before, "continued": [*before.get("continued", []), environment]}
         environment["run_id"] = self.run_id
         write_json(self.path / ENVIRONMENT_FILE, environment)
+        return self.path, self.run_id
 
     def release(self) -> None:
         """Give the lock back."""

@@ -13,7 +13,7 @@ from rm_experiments.config.schema import FinalModel, Mode, RunConfig
 from rm_experiments.errors import CheckpointError, TrainingError
 from rm_experiments.evaluation.evaluate import evaluate, objective_of
 from rm_experiments.evaluation.metrics import metrics, prefixed
-from rm_experiments.evaluation.records import Records, write_records
+from rm_experiments.evaluation.records import Records, read_records, write_records
 from rm_experiments.evaluation.schedule import evaluation_steps
 from rm_experiments.launch.signals import StopRequest
 from rm_experiments.modeling.directory import (
@@ -51,6 +51,8 @@ class Session:
         self.best: dict[str, float] = {}
         """Metrics of the best evaluation by `checkpoint.metric`."""
         self.best_step: int | None = None
+        self.evaluated_step: int | None = None
+        """Step of the newest evaluation."""
         self.stale = 0
         """Evaluations since the best one."""
         self._main = trainer.accelerator.is_main_process
@@ -73,6 +75,12 @@ class Session:
             self.console.info(note)
         extra = read_extra(checkpoint / "state")
         self.best, self.best_step, self.stale = extra["best"], extra["best_step"], extra["stale"]
+        self.evaluated_step = extra["evaluated_step"]
+        if checkpoint.parent.resolve() != self.store.root.resolve():
+            # Another run's checkpoint: its evaluations and its best one are not in this directory.
+            self.best, self.best_step, self.stale, self.evaluated_step = {}, None, 0, None
+        if self.evaluated_step is not None:
+            self._recall(self.evaluated_step)
         self.artifacts.seconds_before = extra["seconds"]
 
     def run(self) -> str:
@@ -90,7 +98,7 @@ class Session:
         try:
             if self.step == 0 and 0 in self.eval_steps:
                 self._evaluate()
-            while self.step < trainer.max_steps:
+            while self.step < trainer.max_steps and not self._out_of_patience():
                 trainer.step()
                 self.console.advance(self.step)
                 last = self.step == trainer.max_steps
@@ -98,8 +106,7 @@ class Session:
                     self._log_train()
                 evaluated = self.step in self.eval_steps
                 improved = self._evaluate() if evaluated else False
-                patience = config.train.early_stopping_patience
-                early = evaluated and patience is not None and self.stale >= patience
+                early = self._out_of_patience()
                 stopped = self._stop_agreed()
                 if last or early or stopped or improved or self._save_is_due(evaluated):
                     self._save(improved)
@@ -107,8 +114,7 @@ class Session:
                     self.console.info(
                         f"Stopped early: {self.stale} evaluations without a better {config.checkpoint.metric}."
                     )
-                    return "finished"
-                if stopped and not last:
+                elif stopped and not last:
                     return "interrupted"
         finally:
             self.console.stop()
@@ -130,7 +136,7 @@ class Session:
             step = self.best_step
             if step != self.step:
                 load_weights(self.store.path(step), artifacts.built.reward_model)
-                self._evaluate_at(step)
+                self._recall(step)
         probe_pairs = next(iter(self.evaluation.values()), artifacts.prepared.train).first(8)
         probe = self._records(probe_pairs)
         result = [0.0]
@@ -156,6 +162,25 @@ class Session:
             commit_directory(artifacts.run_dir.path / "final", write, {"step": step, "run_id": self.store.run_id})
         self.trainer.accelerator.wait_for_everyone()
         return result[0]
+
+    def _recall(self, step: int) -> None:
+        """Take records and metrics from what the evaluation at `step` left."""
+        objective = objective_of(self.config.loss)
+        self.latest = {}
+        for name in self.evaluation:
+            records = read_records(self._records_path(step, name))
+            self._keep(name, records, metrics(records, objective))
+
+    def _records_path(self, step: int, name: str) -> Path:
+        return self.artifacts.run_dir.path / "eval" / f"step_{step:08d}" / f"{name}.parquet"
+
+    def _keep(self, name: str, records: Records, values: dict[str, float]) -> None:
+        self.artifacts.records[name], self.artifacts.metrics[name] = records, values
+        self.latest |= prefixed(values, None if name == "eval" else name)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.train.early_stopping_patience
+        return patience is not None and self.stale >= patience
 
     def _log_train(self) -> None:
         values = self.trainer.window.read()
@@ -189,7 +214,7 @@ class Session:
 
     def _evaluate(self) -> bool:
         """Evaluate all sets at this step; returns whether `checkpoint.metric` is better than ever."""
-        self._evaluate_at(self.step)
+        self._evaluate_all()
         metric = self.config.checkpoint.metric
         value, before = self.latest[metric], self.best.get(metric)
         if not math.isfinite(value):
@@ -201,18 +226,17 @@ class Session:
             self.stale += 1
         return improved and self.config.checkpoint.keep_best
 
-    def _evaluate_at(self, step: int) -> None:
+    def _evaluate_all(self) -> None:
         started = time.monotonic()
         self.console.activity("evaluate")
         objective = objective_of(self.config.loss)
         self.latest = {}
         for name, pairs in self.evaluation.items():
             records = self._records(pairs)
-            values = metrics(records, objective)
-            self.latest |= prefixed(values, None if name == "eval" else name)
-            self.artifacts.records[name], self.artifacts.metrics[name] = records, values
+            self._keep(name, records, metrics(records, objective))
             if self._main:
-                write_records(records, self.artifacts.run_dir.path / "eval" / f"step_{step:08d}" / f"{name}.parquet")
+                write_records(records, self._records_path(self.step, name))
+        self.evaluated_step = step = self.step
         seconds = time.monotonic() - started
         if self._main:
             line = {"step": step, "kind": "eval", **self.latest, "eval_seconds": seconds}
@@ -272,7 +296,8 @@ class Session:
             artifacts, trainer = self.artifacts, self.trainer
             plots = artifacts.write_plots()
             extra = {
-                "best": finite(self.best), "best_step": self.best_step, "stale": self.stale,
+                "best": finite(self.best), "best_step": self.best_step,
+                "evaluated_step": self.evaluated_step, "stale": self.stale,
                 "seconds": artifacts.seconds, "wandb_run_id": self.tracker.run_id,
             }  # fmt: skip
 

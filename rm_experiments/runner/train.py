@@ -16,6 +16,7 @@ from rm_experiments.config.schema import RunConfig
 from rm_experiments.config.validation import check, evaluates
 from rm_experiments.data.batching import StepPlan
 from rm_experiments.errors import UserError
+from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import StopRequest, stop_on_signals
 from rm_experiments.modeling.adapters import add_adapter
 from rm_experiments.modeling.reward_model import build_reward_model
@@ -28,7 +29,6 @@ from rm_experiments.runner.prepare import Prepared, make_accelerator, plain_repo
 from rm_experiments.runner.run_dir import (
     METRICS_FILE,
     SUMMARY_FILE,
-    MetricsLog,
     RunDir,
     git_commit,
     resume_directory,
@@ -69,46 +69,35 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
     transformers_logging.disable_progress_bar()
     accelerator = make_accelerator(config.train)
     console = RunConsole(accelerator.is_main_process)
-    run_dir = RunDir(config)
+    run_dir = ranks.on_main(lambda: RunDir(config))
     if run_dir.exists and run_dir.finished:
         console.result(f"{run_dir.path} is already complete; nothing was done.")
         return RunResult(status="finished", run_dir=run_dir.path, metrics=run_dir.summary().get("final", {}))
     resume_from = resume_directory(config)
+    console.info("Reading data ...")
+    prepared = prepare(config)
+    for note in _describe(prepared):
+        console.info(note)
+    if config.dry_run:
+        for line in dry_run_lines(config, prepared):
+            console.result(line)
+        return RunResult(status="dry_run", run_dir=run_dir.path)
+    built = build_reward_model(config.model, prepared.model_config, config.seed)
+    prepared.notes += built.notes
+    for note in built.notes:
+        console.info(note)
+    adapter = add_adapter(built.reward_model, config.adapter)
+    artifacts = Artifacts(
+        config=config, run_dir=run_dir, prepared=prepared, built=built, adapter=adapter, accelerator=accelerator
+    )
+    trainer = _trainer(artifacts)
+    # From here on there is something to lose: a signal saves before it ends the run.
     with stop_on_signals() as stop:
-        console.info("Reading data ...")
-        prepared = prepare(config)
-        for note in _describe(prepared):
-            console.info(note)
-        if config.dry_run:
-            for line in dry_run_lines(config, prepared):
-                console.result(line)
-            return RunResult(status="dry_run", run_dir=run_dir.path)
-        built = build_reward_model(config.model, prepared.model_config, config.seed)
-        prepared.notes += built.notes
-        for note in built.notes:
-            console.info(note)
-        adapter = add_adapter(built.reward_model, config.adapter)
-        artifacts = Artifacts(
-            config=config, run_dir=run_dir, prepared=prepared, built=built, adapter=adapter,
-            accelerator=accelerator, metrics_log=MetricsLog(run_dir.path / METRICS_FILE),
-        )  # fmt: skip
-        trainer = _trainer(artifacts)
-        if accelerator.is_main_process:
-            run_dir.claim()
-            artifacts.metrics_log = MetricsLog(run_dir.path / METRICS_FILE)
-        _broadcast_path(run_dir, accelerator.num_processes)
+        run_dir.path, run_dir.run_id = ranks.on_main(run_dir.claim)
         try:
             return _supervise(artifacts, trainer, console, stop, resume_from, sweep_dir)
         finally:
             run_dir.release()
-
-
-def _broadcast_path(run_dir: RunDir, num_processes: int) -> None:
-    """All processes write to, and read from, the directory that the main one claimed."""
-    if num_processes > 1:
-        box: list[Any] = [(str(run_dir.path), run_dir.run_id)]
-        torch.distributed.broadcast_object_list(box, src=0)
-        run_dir.path, run_dir.run_id = Path(box[0][0]), box[0][1]
 
 
 def _trainer(artifacts: Artifacts) -> Trainer:
@@ -144,10 +133,15 @@ def _supervise(
     try:
         if main:
             write_json(run_dir.path / "data_report.json", plain_report(artifacts.prepared))
+
+        def start() -> None:
+            nonlocal tracker
             tracker, lines = _start_tracker(artifacts, trainer, checkpoint, sweep_dir)
             for line in lines:
                 console.info(line)
             artifacts.wandb_url = getattr(tracker, "url", None)
+
+        ranks.on_main(start)
         session = Session(
             config=config, trainer=trainer, artifacts=artifacts, store=store,
             tracker=tracker, console=console, stop=stop,
@@ -182,8 +176,8 @@ def _supervise(
 
 def _newest(run_dir: RunDir, store: CheckpointStore, artifacts: Artifacts, console: RunConsole) -> Path | None:
     """The checkpoint that `resume=auto` goes on from; files beyond it are taken away."""
-    step: int | None = None
-    if run_dir.exists and artifacts.accelerator.is_main_process:
+
+    def find() -> int | None:
         step, skipped = store.newest_good()
         for line in skipped:
             console.info(f"Passed over: {line}")
@@ -193,10 +187,9 @@ def _newest(run_dir: RunDir, store: CheckpointStore, artifacts: Artifacts, conso
         else:
             store.discard_after(step)
             artifacts.metrics_log.cut_after(step)
-    if artifacts.accelerator.num_processes > 1:
-        box: list[Any] = [step]
-        torch.distributed.broadcast_object_list(box, src=0)
-        step = box[0]
+        return step
+
+    step = ranks.on_main(find) if run_dir.exists else None
     return None if step is None else store.path(step)
 
 

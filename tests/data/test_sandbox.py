@@ -131,9 +131,13 @@ def test_best_achievable_is_what_the_label_probabilities_allow(settings: dict[st
     assert generated.best_achievable_loss == pytest.approx(loss, rel=1e-12)
 
 
-def test_noise_bounds_what_is_achievable() -> None:
-    assert generate(world()).best_achievable_accuracy > 0.85
-    assert generate(world(label_noise=0.4)).best_achievable_accuracy <= 0.6
+@pytest.mark.parametrize("noise", [0.1, 0.25, 0.4])
+def test_flipped_labels_take_their_share_of_what_is_achievable(noise: float) -> None:
+    clean, noisy = generate(world()), generate(world(label_noise=noise))
+    # max(p', 1 - p') - 1/2 = (1 - 2 noise) (max(p, 1 - p) - 1/2), since noise changes no text.
+    expected = 0.5 + (1 - 2 * noise) * (clean.best_achievable_accuracy - 0.5)
+    assert noisy.best_achievable_accuracy == pytest.approx(expected, rel=1e-12)
+    assert noisy.best_achievable_loss > clean.best_achievable_loss
 
 
 @pytest.mark.parametrize("settings", [{}, {"label_noise": 0.25}, {"length_bias": 0.3}])
