@@ -87,6 +87,9 @@ def _numbers(config: RunConfig) -> Iterator[tuple[str, Any, Callable[[Any], bool
     def at_least_one(x: int) -> bool:
         return x >= 1
 
+    def budget(x: int | str) -> bool:
+        return x == "auto" or (isinstance(x, int) and x >= 1)
+
     def share(x: float) -> bool:
         return 0 <= x <= 1
 
@@ -137,7 +140,7 @@ def _numbers(config: RunConfig) -> Iterator[tuple[str, Any, Callable[[Any], bool
     yield "train.max_steps", train.max_steps, at_least_one, whole + ", or null"
     yield "train.num_epochs", train.num_epochs, positive, pos
     yield "train.batch_size", train.batch_size, at_least_one, whole
-    yield "train.micro_batch_tokens", train.micro_batch_tokens, at_least_one, whole
+    yield "train.micro_batch_tokens", train.micro_batch_tokens, budget, whole + ", or auto"
     yield "train.length_window", train.length_window, at_least_one, whole
     yield "train.max_grad_norm", train.max_grad_norm, positive, pos + ", or null"
     yield "train.log_every_steps", train.log_every_steps, at_least_one, whole
@@ -146,7 +149,7 @@ def _numbers(config: RunConfig) -> Iterator[tuple[str, Any, Callable[[Any], bool
     yield "eval.every_fraction", evaluation.every_fraction, open_share, "above 0 to 1, or null"
     yield "eval.every_epochs", evaluation.every_epochs, positive, pos + ", or null"
     yield "eval.log_spaced", evaluation.log_spaced, at_least_one, whole + ", or null"
-    yield "eval.micro_batch_tokens", evaluation.micro_batch_tokens, at_least_one, whole
+    yield "eval.micro_batch_tokens", evaluation.micro_batch_tokens, budget, whole + ", or auto"
     yield "checkpoint.every_steps", config.checkpoint.every_steps, at_least_one, whole + ", or null"
     yield "checkpoint.keep_last", config.checkpoint.keep_last, at_least_one, whole
     yield "launch.num_processes", config.launch.num_processes, at_least_one, whole

@@ -63,6 +63,18 @@ class StepPlan:
         return [*steps, rest] if len(rest) else steps
 
 
+def token_budget(setting: int | str, device_type: str, training: bool) -> int:
+    """The tokens of one forward pass: as set, or by a rule of thumb for `auto`.
+
+    On a CPU small batches stay in its cache; on a GPU they would leave it idle. Without gradients more fit.
+    """
+    if isinstance(setting, int):
+        return setting
+    if device_type == "cpu":
+        return 2048 if training else 4096
+    return 16384 if training else 65536
+
+
 def micro_batches(lengths: NDArray[Any], rows_per_item: int, token_budget: int) -> Iterator[Indices]:
     """Cut items into batches of similar length, longest first, each at most `token_budget` tokens with its padding.
 

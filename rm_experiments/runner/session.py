@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from rm_experiments.config.schema import FinalModel, Mode, RunConfig
+from rm_experiments.data.batching import token_budget
+from rm_experiments.data.tokenization import TokenizedPairs
 from rm_experiments.errors import CheckpointError, TrainingError
 from rm_experiments.evaluation.evaluate import evaluate, objective_of
 from rm_experiments.evaluation.metrics import metrics, prefixed
@@ -206,11 +208,11 @@ class Session:
         every = self.config.train.log_every_steps
         return self.step % every or min(every, self.step)
 
-    def _records(self, pairs: Any) -> Records:
-        return evaluate(
-            self.trainer.accelerator, self.artifacts.built.reward_model, pairs,
-            self.artifacts.prepared.tokenizer.pad_token_id, self.config.eval.micro_batch_tokens,
-        )  # fmt: skip
+    def _records(self, pairs: TokenizedPairs) -> Records:
+        accelerator = self.trainer.accelerator
+        budget = token_budget(self.config.eval.micro_batch_tokens, accelerator.device.type, training=False)
+        pad_id = self.artifacts.prepared.tokenizer.pad_token_id
+        return evaluate(accelerator, self.artifacts.built.reward_model, pairs, pad_id, budget)
 
     def _evaluate(self) -> bool:
         """Evaluate all sets at this step; returns whether `checkpoint.metric` is better than ever."""

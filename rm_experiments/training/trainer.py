@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rm_experiments.config.schema import RunConfig
-from rm_experiments.data.batching import StepPlan, micro_batches, share_of_rank
+from rm_experiments.data.batching import StepPlan, micro_batches, share_of_rank, token_budget
 from rm_experiments.data.tokenization import TokenizedPairs
 from rm_experiments.errors import TrainingError
 from rm_experiments.modeling.reward_model import RewardModel
@@ -57,6 +57,7 @@ class Trainer:
         self._sequence_lengths = pairs.lengths
         self._pad_id = pad_id
         self._config = config
+        self._token_budget = token_budget(config.train.micro_batch_tokens, accelerator.device.type, training=True)
         self._loss = LOSSES[config.loss.name]
         self._model, self._optimizer = accelerator.prepare(reward_model, built.optimizer)
         reward_model.train()
@@ -105,7 +106,7 @@ class Trainer:
         idle = len(share) == 0
         if idle:
             share = indices[:1]
-        batches = list(micro_batches(self._pair_lengths[share], 2, self._config.train.micro_batch_tokens))
+        batches = list(micro_batches(self._pair_lengths[share], 2, self._token_budget))
         for number, positions in enumerate(batches):
             members = share[positions]
             last = number == len(batches) - 1

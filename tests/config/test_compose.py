@@ -35,14 +35,18 @@ CONF = conf_dir()
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 NOT_OPTIONS = {"train", "hydra_settings", "hydra/help/rm_train"}
 OPTIONS = [name for name in FILES if name not in NOT_OPTIONS]
-ALONE_IN_GROUP = [name for name in OPTIONS if not name.startswith("sweep/")]
 SWEEPS = [name for name in OPTIONS if name.startswith("sweep/")]
+# These change what other groups set, or exclude some of their options.
+ALONE = [
+    name for name in OPTIONS if name.startswith(("experiment/", "debug/")) or name in ("eval/none", "adapter/lora")
+]
+TOGETHER = [name for name in OPTIONS if name not in SWEEPS + ALONE]
 # What an option cannot be used without.
 NEEDED = {
     "model/pretrained": ["model.name_or_path=x"],
     "data/local": ["data.train=x"],
-    "benchmark/llmbar": ["data.eval_sets.llmbar.source=x"],
     "adapter/lora": ["model=pretrained", "model.name_or_path=x"],
+    "benchmark/llmbar": ["data.eval_sets.llmbar.source=x"],
 }
 
 
@@ -68,6 +72,13 @@ def composed(*overrides: str) -> RunConfig:
     return compose(list(overrides))
 
 
+def together(name: str) -> list[str]:
+    """The options that are composed in one go with `name`: those of the same number in their groups."""
+    number = {one: sum(one.partition("/")[0] == other.partition("/")[0] for other in TOGETHER[:index])
+              for index, one in enumerate(TOGETHER)}  # fmt: skip
+    return [one for one in TOGETHER if number[one] == number[name]]
+
+
 def choose(name: str) -> list[str]:
     group, _, option = name.partition("/")
     return [f"{group}={option}", *NEEDED.get(name, [])]
@@ -82,12 +93,14 @@ def test_the_config_directory_is_the_whole_one() -> None:
     assert set(FILES) >= NOT_OPTIONS
 
 
-@pytest.mark.parametrize("name", ALONE_IN_GROUP)
+@pytest.mark.parametrize("name", [*ALONE, *TOGETHER])
 def test_every_option_composes_to_a_valid_config_that_holds_its_values(name: str) -> None:
     written = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
     written.pop("defaults", None)
 
-    config = composed(*choose(name))
+    names = [name] if name in ALONE else together(name)
+
+    config = composed(*(override for one in names for override in choose(one)))
 
     plain = to_plain(config)
     needed = {one.partition("=")[0] for one in NEEDED.get(name, [])}
