@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -35,6 +36,10 @@ class RunConsole:
         """A line about what is going on."""
         if self._enabled:
             self._errors.print(line, markup=False, soft_wrap=True)
+
+    def waiting(self, what: str) -> AbstractContextManager[object]:
+        """Show on a terminal that something takes its time; a log says nothing."""
+        return self._errors.status(what) if self._enabled and self._errors.is_terminal else nullcontext()
 
     def result(self, line: str = "", style: str | None = None) -> None:
         """A line of the result."""

@@ -74,18 +74,15 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
         console.result(f"{run_dir.path} is already complete; nothing was done.")
         return RunResult(status="finished", run_dir=run_dir.path, metrics=run_dir.summary().get("final", {}))
     resume_from = resume_directory(config)
-    console.info("Reading data ...")
-    prepared = prepare(config)
-    for note in _describe(prepared):
-        console.info(note)
+    with console.waiting("Reading data ..."):
+        prepared = prepare(config)
     if config.dry_run:
-        for line in dry_run_lines(config, prepared):
+        for line in [*_describe(prepared), *dry_run_lines(config, prepared)]:
             console.result(line)
         return RunResult(status="dry_run", run_dir=run_dir.path)
-    built = build_reward_model(config.model, prepared.model_config, config.seed)
+    with console.waiting("Loading the model ..."):
+        built = build_reward_model(config.model, prepared.model_config, config.seed)
     prepared.notes += built.notes
-    for note in built.notes:
-        console.info(note)
     adapter = add_adapter(built.reward_model, config.adapter)
     artifacts = Artifacts(
         config=config, run_dir=run_dir, prepared=prepared, built=built, adapter=adapter, accelerator=accelerator
@@ -94,6 +91,9 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
     # From here on there is something to lose: a signal saves before it ends the run.
     with stop_on_signals() as stop:
         run_dir.path, run_dir.run_id = ranks.on_main(run_dir.claim)
+        # Only now, so that a refused command says its one line and nothing else.
+        for note in _describe(prepared):
+            console.info(note)
         try:
             return _supervise(artifacts, trainer, console, stop, resume_from, sweep_dir)
         finally:

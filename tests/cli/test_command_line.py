@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import yaml
 
 import rm_experiments
 from rm_experiments.config.compose import from_plain
-from rm_experiments.errors import UserError
+from rm_experiments.errors import TrainingError, UserError
 
 TINY = (
     "model.scratch.hidden_size=16", "model.scratch.intermediate_size=32", "model.scratch.num_heads=2",
@@ -63,12 +62,12 @@ def cwd(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run_in(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def run_in(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory as that of this process, with no signs of a launcher."""
     monkeypatch.chdir(cwd)
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    yield cwd
+    return cwd
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {
@@ -104,7 +103,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "a directory that holds no model": (
         ["model=pretrained", "model.name_or_path=not_a_model"],
-        "model.name_or_path=not_a_model: holds no config.json, so it is no model directory; "
+        "model.name_or_path=not_a_model: holds no config.json, so it is no model; "
         "try the folder that has one",
     ),
 }  # fmt: skip
@@ -124,7 +123,7 @@ UNREADABLE: dict[str, tuple[list[str], str]] = {
     "a broken JSON line": (
         ["data=local", "data.train=broken.jsonl"],
         "data.train: broken.jsonl line 3 column 26: broken JSON: Expecting ':' delimiter near "
-        "'p\": \"p\", \"chosen\" \"a\"}'; mend the line",
+        "'mpt\": \"p\", \"chosen\" \"a\"}'; mend the line",
     ),
     "a pair of text and messages": (
         ["data=local", "data.train=mixed.jsonl"],
@@ -187,16 +186,13 @@ def test_what_reading_the_input_finds_is_refused_before_anything_is_written(
     assert contents(run_in) == before
 
 
-def test_the_command_refuses_what_reading_the_input_finds_with_its_last_line(cwd: Path) -> None:
+def test_the_command_refuses_what_reading_the_input_finds_in_one_line(cwd: Path) -> None:
     arguments, message = UNREADABLE["a broken JSON line"]
     before = contents(cwd)
 
     done = rm_train(cwd, *TINY, *arguments)
 
-    lines = done.stderr.splitlines()
-    assert (done.returncode, done.stdout, lines[-1]) == (2, "", f"rm-train: {message}")
-    # What is said before is progress.
-    assert lines[:-1] == ["Reading data ..."]
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"rm-train: {message}\n")
     assert contents(cwd) == before
 
 
@@ -217,9 +213,9 @@ def test_help_lists_groups_options_and_exit_codes(cwd: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "rm-train: train a reward model from preference pairs." in done.stdout
     assert "Exit codes: 0 done, 1 the run failed, 2 the input is wrong" in done.stdout
-    groups = {line.partition(":")[0]: line for line in done.stdout.splitlines()}
-    assert groups["scheduler"] == "scheduler: constant, cosine, linear, warmup_stable_decay"
-    assert groups["benchmark"] == "benchmark: llmbar, none, reward_bench"
+    lines = done.stdout.splitlines()
+    assert "scheduler: constant, cosine, linear, warmup_stable_decay" in lines
+    assert "benchmark: llmbar, none, reward_bench" in lines
 
 
 def test_dry_run_prints_the_size_of_the_run_and_writes_nothing(
@@ -234,12 +230,12 @@ def test_dry_run_prints_the_size_of_the_run_and_writes_nothing(
     result = rm_experiments.train(config)
 
     assert (result.status, result.exit_code, result.metrics) == ("dry_run", 0, {})
-    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    shown = {words[0]: words[1] for words in lines}
-    assert shown["dry"] == "run: nothing was written"
+    lines = capsys.readouterr().out.splitlines()
+    lines = lines[lines.index("dry run: nothing was written") + 1 :]
+    shown = {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in lines}
+    assert list(shown) == ["steps", "tokens", "evaluations", "parameters", "memory", "disk"]
     assert shown["steps"] == "14 of 8 pairs (2.00 epochs)"
     assert shown["evaluations"] == "2 of 21 pairs"
-    assert list(shown) == ["dry", "steps", "tokens", "evaluations", "parameters", "memory", "disk"]
     assert contents(run_in) == before
 
 
@@ -340,17 +336,44 @@ def test_a_job_of_a_sweep_may_not_have_a_run_dir(cwd: Path) -> None:
     assert not (cwd / "mine").exists()
 
 
-def test_a_run_that_fails_exits_with_1_and_says_why(cwd: Path) -> None:
-    done = rm_train(
-        cwd, "data=local", "data.train=good.jsonl", "data.eval_fraction=0.2", "train.max_steps=4",
-        "optimizer.lr=1e30", "train.max_grad_norm=null", "eval=start_end", "run_dir=run", *TINY,
-    )  # fmt: skip
+def test_a_run_that_fails_says_so_in_its_directory(run_in: Path) -> None:
+    config = rm_experiments.compose([
+        *TINY, "data=local", "data.train=good.jsonl", "data.eval_fraction=0.2", "train.max_steps=4", "eval=start_end",
+        "optimizer.lr=1e30", "train.max_grad_norm=null", "run_dir=run",
+    ])  # fmt: skip
 
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("rm-train: the run failed: step 2, rank 0: non-finite loss in rows ")
-    assert "Traceback" not in done.stderr
-    summary = json.loads((cwd / "run" / "summary.json").read_text(encoding="utf-8"))
+    with pytest.raises(TrainingError) as caught:
+        rm_experiments.train(config)
+
+    message = str(caught.value)
+    assert message.startswith("step 2, rank 0: ")
+    assert message.endswith(
+        "; stopped before the optimizer step, the weights are those of step 1; try a lower optimizer.lr (now 1e+30)"
+    )
+    summary = json.loads((run_in / "run" / "summary.json").read_text(encoding="utf-8"))
     assert (summary["status"], summary["steps"]) == ("failed", 1)
-    assert summary["error"].startswith("TrainingError: step 2, rank 0: non-finite loss")
-    assert not (cwd / "run" / "final").exists()
+    assert summary["error"] == f"TrainingError: {message}"
+    assert not (run_in / "run" / "final").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        ("TrainingError('boom')", 1, "rm-train: the run failed: boom"),
+        ("DataError('x: bad')", 2, "rm-train: x: bad"),
+        ("KeyboardInterrupt", 130, "rm-train: interrupted"),
+    ],
+)
+def test_the_exit_code_says_how_the_run_ended(cwd: Path, error: str, code: int, line: str) -> None:
+    program = f"""
+from rm_experiments.cli import train
+from rm_experiments.errors import DataError, TrainingError
+def run(config, sweep_dir=None):
+    raise {error}
+train._run_one = run
+train.main()
+"""
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{line}\n")

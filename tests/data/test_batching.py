@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rm_experiments.data.batching import StepPlan, micro_batches, share_of_rank
+from rm_experiments.data.batching import StepPlan, micro_batches, share_of_rank, token_budget
 
 LENGTHS = np.random.default_rng(7).integers(3, 40, size=103)
 
@@ -106,7 +107,7 @@ def test_micro_batches_hold_every_position_once_within_the_budget(
     assert sorted(position for batch in batches for position in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * rows_per_item * array[batch].max() <= budget
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in itertools.pairwise(batches):
         # Longest first, and no batch stays smaller than it could be.
         assert array[batch].min() >= array[following].max()
         assert (len(batch) + 1) * rows_per_item * array[batch].max() > budget
@@ -125,6 +126,19 @@ def test_micro_batches_hold_every_position_once_within_the_budget(
 def test_micro_batches_by_hand(rows_per_item: int, budget: int, expected: list[list[int]]) -> None:
     lengths = np.array([5, 10, 5, 9, 2])
     assert [batch.tolist() for batch in micro_batches(lengths, rows_per_item, budget)] == expected
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("training", [True, False])
+def test_token_budget_is_as_set(device_type: str, training: bool) -> None:
+    assert token_budget(777, device_type, training) == 777
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda", "mps"])
+def test_automatic_token_budget_is_larger_without_gradients_and_on_accelerators(device_type: str) -> None:
+    assert 0 < token_budget("auto", device_type, training=True) < token_budget("auto", device_type, training=False)
+    for training in (True, False):
+        assert token_budget("auto", "cpu", training) <= token_budget("auto", device_type, training)
 
 
 @settings(max_examples=80, deadline=None)

@@ -276,5 +276,5 @@ def test_tokenizer_without_end_token_is_refused() -> None:
 def test_template_that_fails_on_a_plain_dialogue_is_refused() -> None:
     tokenizer = chatml()
     tokenizer.chat_template = "{{ raise_exception('only tool calls') }}"
-    with pytest.raises(ConfigError, match="chat template fails on a plain dialogue .*only tool calls"):
+    with pytest.raises(ConfigError, match=r"chat template fails on a plain dialogue .*only tool calls"):
         prepare_tokenizer(tokenizer)

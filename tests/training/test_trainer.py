@@ -316,7 +316,7 @@ def test_state_of_another_model_is_refused(bench: Bench, tmp_path: Path) -> None
     other = RewardModel(frozen.reward_model.model)
     other.model.score.weight.requires_grad_(False)
     frozen.built = build_optimizer(other, bench.base.optimizer)
-    with pytest.raises(CheckpointError, match="score.weight', which is not trained in this run"):
+    with pytest.raises(CheckpointError, match=r"score\.weight', which is not trained in this run"):
         load_state(tmp_path / "state", frozen)
 
 
