@@ -11,10 +11,8 @@ from typing import Any, NoReturn
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -26,6 +24,7 @@ from rm_experiments.config.compose import (
     explain,
     from_plain,
     register_schema,
+    sweep_combinations,
     to_plain,
     to_run_config,
 )
@@ -34,6 +33,10 @@ from rm_experiments.errors import ConfigError, TrainingError, UserError
 from rm_experiments.launch import ranks
 from rm_experiments.launch.processes import run_on_ranks
 from rm_experiments.runner.paths import check_paths
+
+
+class _JobFailed(Exception):
+    """A job of a sweep failed, and its line was printed; the sweep goes on and exits with 1."""
 
 
 def main() -> None:
@@ -46,6 +49,8 @@ def main() -> None:
             return
         _check_sweep(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_job)()
+    except _JobFailed:
+        sys.exit(1)
     except UserError as error:
         _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -92,9 +97,10 @@ def _sweep_job(composed: DictConfig, job_dir: Path, sweep_dir: Path) -> float:
     except Exception as error:
         _leave_failure(job_dir, error)
         print(f"rm-train: job {job_dir.name} failed: {error}", file=sys.stderr)  # noqa: T201
-        raise
+        raise _JobFailed from error
     if outcome["exit_code"]:
-        raise KeyboardInterrupt
+        # Stopped from outside: the rest of the sweep does not begin.
+        sys.exit(outcome["exit_code"])
     return float(outcome["metrics"].get(config.objective, float("nan")))
 
 
@@ -130,13 +136,17 @@ def _config_from_rank_0() -> RunConfig:
 def _check_sweep(arguments: list[str]) -> None:
     """Check every combination of a grid before its first job starts, so that a wrong value refuses the whole sweep."""
     parsed = get_args_parser().parse_args(arguments)
-    if not parsed.multirun or parsed.cfg or parsed.help or parsed.info or parsed.config_name or parsed.config_dir:
+    if parsed.cfg or parsed.help or parsed.info or parsed.config_name or parsed.config_dir:
         return
-    for batch in BasicSweeper.split_arguments(
-        OverridesParser.create().parse_overrides(parsed.overrides), max_batch_size=None
-    ):
-        for overrides in batch:
-            compose_run_config([one for one in overrides if not one.lstrip("+~").startswith("hydra.")])
+    if not parsed.multirun and not any(one.startswith("sweep=") for one in parsed.overrides):
+        return
+    try:
+        combinations = sweep_combinations(parsed.overrides)
+    except HydraException:
+        # A glob over options, say, which only Hydra itself can resolve; it answers what is wrong.
+        return
+    for overrides in combinations:
+        compose_run_config(overrides)
 
 
 def _finish(outcome: dict[str, Any]) -> None:

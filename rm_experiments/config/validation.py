@@ -10,11 +10,13 @@ from typing import Any
 from rm_experiments.config.schema import (
     DataConfig,
     Device,
+    Dtype,
     FinalModel,
     Mode,
     ModelSource,
     Precision,
     RunConfig,
+    TrackingBackend,
     TrackingMode,
 )
 from rm_experiments.errors import ConfigError
@@ -45,6 +47,7 @@ def check(config: RunConfig) -> RunConfig:
         _adapter,
         _checkpoint,
         _tracking,
+        _unused,
     ):
         rule(config)
     return config
@@ -61,6 +64,30 @@ def _shown(value: object) -> str:
         return str(value).lower()
     text = str(getattr(value, "value", value))
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _unused(config: RunConfig) -> None:
+    """Settings that differ from their default in a combination where nothing reads them."""
+    generated = config.data.sandbox is not None
+    scratch = config.model.source is ModelSource.scratch
+    untracked = config.tracking.backend is not TrackingBackend.wandb
+    cases: list[tuple[bool, str, str]] = [
+        *((generated, f"data.{key}", "data=sandbox") for key in ("format", "columns", "revision", "eval_fraction")),
+        (config.data.eval is not None, "data.eval_fraction", "data.eval"),
+        (not evaluates(config), "data.eval_fraction", "eval=none"),
+        *((scratch, f"model.{key}", "a model from scratch") for key in ("revision", "trust_remote_code")),
+        *(
+            (untracked, f"tracking.{key}", f"tracking={config.tracking.backend.value}")
+            for key in ("project", "entity", "group", "job_type", "tags", "notes")
+        ),
+        *((not evaluates(config), f"checkpoint.{key}", "eval=none") for key in ("metric", "mode")),
+    ]
+    defaults = RunConfig()
+    for applies, key, what in cases:
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if applies and value != getattr(getattr(defaults, section), name):
+            raise _refuse(key, value, f"no effect with {what}; leave it out")
 
 
 def _names(config: RunConfig) -> None:
@@ -166,6 +193,8 @@ def _ranges(config: RunConfig) -> None:
 
 def _model(config: RunConfig) -> None:
     model = config.model
+    if model.dtype is Dtype.float16:
+        raise _refuse("model.dtype", "float16", "weights of 16 bits cannot be trained", "train.precision=fp16")
     if model.source is ModelSource.pretrained:
         if not model.name_or_path:
             raise _refuse("model.name_or_path", None, "a directory or Hub id is needed", "model=tiny")
@@ -228,19 +257,14 @@ def _data(config: RunConfig) -> None:
     if data.eval is not None:
         _source("data.eval", data.eval)
     _eval_sets(data)
-    if data.overlength.value == "truncate_response" and data.max_length is None and data.sandbox is not None:
-        return
-    trained_on_all = config.train.max_steps is None and data.max_train_pairs is None
-    if trained_on_all and config.train.num_epochs > 1e6:
-        raise _refuse("train.num_epochs", config.train.num_epochs, "is absurdly large", "train.num_epochs=1")
 
 
 def _eval_sets(data: DataConfig) -> None:
     for name, one in data.eval_sets.items():
         if not _SET_NAME.fullmatch(str(name)):
             raise _refuse("data.eval_sets", name, "names are 1 to 64 letters, digits, '.', '_' or '-'")
-        if name == "eval":
-            raise _refuse("data.eval_sets", name, "is the name of the main set", "another name")
+        if name in ("eval", "train"):
+            raise _refuse("data.eval_sets", name, "is the name of a split; choose another name")
         if one.source is None:
             raise ConfigError(f"data.eval_sets.{name}.source=null: a file or Hub id is needed")
         _source(f"data.eval_sets.{name}.source", one.source)
@@ -310,6 +334,13 @@ def _adapter(config: RunConfig) -> None:
             raise _refuse(f"adapter.{key}", None, "adapter=lora needs a number")
     if adapter.target_modules is not None:
         _source("adapter.target_modules", adapter.target_modules)
+    if config.checkpoint.dtype is not Dtype.auto:
+        raise _refuse(
+            "checkpoint.dtype",
+            config.checkpoint.dtype,
+            "no effect with an adapter, which is float32",
+            "checkpoint.dtype=auto",
+        )
     if config.model.source is ModelSource.scratch:
         raise ConfigError(
             "adapter=lora on a model from scratch would freeze random weights; try adapter=none or model=pretrained"

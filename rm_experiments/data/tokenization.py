@@ -233,10 +233,10 @@ def _fit(
         shared -= removed
     sides, flags = [], []
     for side in (chosen, rejected):
-        flags.append(len(side) > limit)
+        flags.append(removed > 0 or len(side) > limit)
         sides.append(np.append(side[: limit - 1], np.int32(ends[1])) if len(side) > limit else side)
-    report.truncated_chosen += flags[0]
-    report.truncated_rejected += flags[1]
+    report.truncated_chosen += len(chosen) > limit
+    report.truncated_rejected += len(rejected) > limit
     return shared, sides[0], sides[1], (flags[0], flags[1])
 
 

@@ -75,6 +75,11 @@ def interval(records: Records, resamples: int = NUM_RESAMPLES) -> dict[str, floa
     total = np.bincount(cluster, weights=records["weight"])
     generator = np.random.default_rng(0)
     accuracies = np.empty(resamples)
+    if (total == 1).all():
+        # One pair of weight 1 per prompt: the number of right ones in a resample is binomial.
+        accuracies = generator.binomial(len(total), right.mean(), size=resamples) / len(total)
+        low, high = np.quantile(accuracies, [0.025, 0.975])
+        return {"accuracy_ci_low": float(low), "accuracy_ci_high": float(high)}
     step = max(1, _CHUNK // len(total))
     for start in range(0, resamples, step):
         drawn = generator.integers(len(total), size=(min(step, resamples - start), len(total)), dtype=np.int32)

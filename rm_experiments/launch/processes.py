@@ -40,14 +40,17 @@ def run_on_ranks(config: RunConfig, sweep_dir: Path | None) -> dict[str, Any]:
         (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}",
-            "-m", "rm_experiments.launch.worker", str(folder),
+            "-m", "rm_experiments.cli.worker", str(folder),
         ]  # fmt: skip
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
         # A session of its own: the terminal's Ctrl-C reaches this process only, which passes it on once.
         child = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
-        log = _follow(child, folder)
+        log, passed_on = _follow(child, folder)
         outcome = folder / OUTCOME_FILE
+        if not outcome.exists() and passed_on is not None:
+            # Ended before there was anything to save.
+            return {"status": "interrupted", "metrics": {}, "exit_code": 130 if passed_on == signal.SIGINT else 143}
         if not outcome.exists():
             raise TrainingError(f"a process of the run ended without a result (exit code {child.returncode}): {log}")
         values = json.loads(outcome.read_text(encoding="utf-8"))
@@ -59,10 +62,17 @@ def run_on_ranks(config: RunConfig, sweep_dir: Path | None) -> dict[str, Any]:
     return values
 
 
-def _follow(child: subprocess.Popen[str], folder: Path) -> str:
-    """Wait for the ranks, pass on what they print and the signals that come; returns the last line they printed."""
+def _follow(child: subprocess.Popen[str], folder: Path) -> tuple[str, int | None]:
+    """Wait for the ranks, pass on what they print and the signals that come.
+
+    Returns:
+        The last line they printed, and the last signal.
+    """
+    passed_on: int | None = None
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal passed_on
+        passed_on = number
         try:
             # One rank is enough: the ranks agree on stopping.
             os.kill(int((folder / PROCESS_FILE).read_text()), number)
@@ -75,7 +85,7 @@ def _follow(child: subprocess.Popen[str], folder: Path) -> str:
         assert child.stderr is not None
         for line in child.stderr:
             # torchrun reports every failure of a rank at length; the rank's own words come from the outcome file.
-            quiet = quiet or (folder / OUTCOME_FILE).exists()
+            quiet = quiet or passed_on is not None or (folder / OUTCOME_FILE).exists()
             if line.strip():
                 last = line.strip()
             if not quiet:
@@ -84,4 +94,4 @@ def _follow(child: subprocess.Popen[str], folder: Path) -> str:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return last
+    return last, passed_on

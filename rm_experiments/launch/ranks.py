@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from rm_experiments.errors import UserError
+from rm_experiments.errors import TrainingError, UserError
 
 Result = TypeVar("Result")
 
@@ -39,7 +39,7 @@ def share(values: Any | None) -> Any:
 
 
 def on_main(action: Callable[[], Result]) -> Result:
-    """Do `action` on rank 0 only; its result, or the `UserError` that it raised, on every rank.
+    """Do `action` on rank 0 only; its result, or the error that it raised, on every rank.
 
     So that ranks agree on what the file system says, and none waits for one that was refused.
     """
@@ -53,6 +53,8 @@ def on_main(action: Callable[[], Result]) -> Result:
             box = [(action(), None)]
         except UserError as error:
             box = [(None, error)]
+        except Exception as error:
+            box = [(None, TrainingError(f"rank 0: {type(error).__name__}: {error}"))]
     result, refusal = broadcast_object_list(box)[0]
     if refusal is not None:
         raise refusal

@@ -6,13 +6,10 @@ from typing import Any
 
 from rm_experiments.config.schema import AdapterConfig
 from rm_experiments.errors import ConfigError
-from rm_experiments.modeling.reward_model import RewardModel
-
-HEAD_MODULES = ("score", "classifier")
-"""Names that transformers gives to reward heads; they are always trained and saved with an adapter."""
+from rm_experiments.modeling.reward_model import BuiltModel
 
 
-def add_adapter(reward_model: RewardModel, config: AdapterConfig) -> Any | None:
+def add_adapter(built: BuiltModel, config: AdapterConfig) -> Any | None:
     """Insert the adapter's layers into the model in place.
 
     Returns:
@@ -28,17 +25,17 @@ def add_adapter(reward_model: RewardModel, config: AdapterConfig) -> Any | None:
     except ImportError as error:
         raise ConfigError("adapter=lora needs peft; type pip install 'rm_experiments[lora]'") from error
     targets = config.target_modules
-    heads = [name for name in HEAD_MODULES if hasattr(reward_model.model, name)]
     try:
         return get_peft_model(
-            reward_model.model,
+            built.reward_model.model,
             LoraConfig(
                 task_type=TaskType.SEQ_CLS,
                 r=int(config.rank or 0),
                 lora_alpha=config.alpha,  # type: ignore[arg-type]
                 lora_dropout=float(config.dropout or 0.0),
                 target_modules=targets,
-                modules_to_save=heads,
+                # Whatever does not come from the base model's checkpoint must be trained and saved with the adapter.
+                modules_to_save=built.own_modules,
             ),
         )
     except ValueError as error:

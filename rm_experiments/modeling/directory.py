@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -19,6 +20,7 @@ from rm_experiments.modeling.reward_model import RewardModel
 
 PROBE_FILE = "probe.jsonl"
 NUM_PROBES = 8
+_UNRELATED_SEED = 982_451_653
 MASTER_FILE = "weights.safetensors"
 
 
@@ -50,11 +52,19 @@ def save_model(
 def save_master_weights(directory: Path, reward_model: RewardModel, dtype: torch.dtype, has_adapter: bool) -> None:
     """In state/: the trained weights in the training's own type, where the model directory has not got them."""
     trained = {name: value for name, value in reward_model.model.named_parameters() if value.requires_grad}
-    if has_adapter or any(value.dtype != dtype for value in trained.values()):
+    # Some families are saved under other names than the model's own (mixtures of experts).
+    saved = directory.parent / "model.safetensors"
+    complete = not has_adapter and saved.exists() and trained.keys() <= _names(saved)
+    if not complete or any(value.dtype != dtype for value in trained.values()):
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in trained.items()},
             directory / MASTER_FILE,
         )
+
+
+def _names(path: Path) -> set[str]:
+    with safe_open(path, framework="pt") as file:
+        return set(file.keys())
 
 
 def load_weights(checkpoint: Path, reward_model: RewardModel) -> None:
@@ -105,7 +115,10 @@ def reload_difference(directory: Path, adapter: bool) -> float:
     transformers_logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory)
-        model = _load_plain(directory, adapter, tokenizer.pad_token_id).eval()
+        # Weights that were not saved would be drawn at random: not from the state that the run began with.
+        with torch.random.fork_rng():
+            torch.manual_seed(_UNRELATED_SEED)
+            model = _load_plain(directory, adapter, tokenizer.pad_token_id).eval()
     except Exception as error:  # whatever a library says, the saved model is not usable
         raise CheckpointError(f"{directory}: does not load with plain transformers: {error}") from error
     finally:

@@ -27,6 +27,15 @@ from rm_experiments.modeling.tokenizer import unreadable_model
 DTYPES = {Dtype.float32: torch.float32, Dtype.bfloat16: torch.bfloat16, Dtype.float16: torch.float16}
 
 
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32 even under autocast: 8 bits of a reward would make ties."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            bias = None if self.bias is None else wide(self.bias)
+            return nn.functional.linear(wide(input), wide(self.weight), bias)
+
+
 class RewardModel(nn.Module):
     """One reward for each right-padded sequence.
 
@@ -39,6 +48,8 @@ class RewardModel(nn.Module):
         super().__init__()
         self.model = model
         self.is_decoder = isinstance(getattr(model, "score", None), nn.Module) and not hasattr(model, "classifier")
+        # The class of the layer, not a new layer: names, weights and copies of the module stay as they are.
+        _last_linear(self).__class__ = Float32Linear
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Rewards [b], float32 or wider, of `input_ids` [b, t] with `lengths` [b] real tokens each."""
@@ -56,13 +67,9 @@ class RewardModel(nn.Module):
         return getattr(self.model, self.model.base_model_prefix)
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Rewards [b] of hidden states [b, d]; in float32 even under autocast, where 8 bits would make ties."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            score: Any = self.model.score
-            if isinstance(score, nn.Linear):
-                bias = None if score.bias is None else wide(score.bias)
-                return nn.functional.linear(wide(hidden), wide(score.weight), bias)[:, 0]
-            return wide(score(hidden.to(next(score.parameters()).dtype)))[:, 0]
+        """Rewards [b] of hidden states [b, d]."""
+        score: Any = self.model.score
+        return wide(score(hidden))[:, 0]
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -79,6 +86,8 @@ class BuiltModel:
     """Type of the weights of the base model as it was saved."""
     notes: list[str]
     """What was decided, one sentence each."""
+    own_modules: list[str]
+    """Names of the head's modules, and of others that the base model's checkpoint did not hold (a fresh pooler)."""
 
 
 def load_model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
@@ -138,7 +147,10 @@ def max_positions(model_config: PretrainedConfig) -> int | None:
     return int(limit) - offset
 
 
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet")
+_OFFSET_POSITIONS = (
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "xmod",
+    "data2vec-text",
+)  # fmt: skip
 
 
 def set_dropout(model_config: PretrainedConfig, probability: float) -> None:
@@ -176,7 +188,9 @@ def build_reward_model(config: ModelConfig, model_config: PretrainedConfig, seed
         if isinstance(module, nn.Dropout):
             module.p = config.dropout
     notes = [_initialise_head(reward_model, missing, seed)]
-    return BuiltModel(reward_model=reward_model, base_dtype=base_dtype, notes=notes)
+    return BuiltModel(
+        reward_model=reward_model, base_dtype=base_dtype, notes=notes, own_modules=_own_modules(model, missing)
+    )
 
 
 def _load_pretrained(
@@ -233,6 +247,13 @@ def _initialise_head(reward_model: RewardModel, missing: set[str], seed: int) ->
         if head.bias is not None:
             head.bias.zero_()
     return f"Reward head: fresh, standard deviation 1/{width + 1}, so that the first loss is near ln 2."
+
+
+def _own_modules(model: PreTrainedModel, missing: set[str]) -> list[str]:
+    prefix = model.base_model_prefix
+    heads = {name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())}
+    poolers = {part for key in missing if key.startswith(prefix + ".") for part in key.split(".") if "pooler" in part}
+    return sorted(heads | poolers)
 
 
 def _is_head(key: str, reward_model: RewardModel) -> bool:

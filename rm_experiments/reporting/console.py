@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -86,11 +85,6 @@ class RunConsole:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def error_line(message: str) -> None:
-    """The one line of a refused command."""
-    print(f"rm-train: {message}", file=sys.stderr)  # noqa: T201
 
 
 def _short(count: float) -> str:

@@ -61,6 +61,23 @@ def panel_name(key: str, set_names: tuple[str, ...] = ()) -> str:
     return f"{prefix}/{rest}" if rest and prefix in ("train", "eval") else key
 
 
+def check_tracker(config: TrackingConfig) -> None:
+    """Refuse what cannot be opened, before anything is written.
+
+    Raises:
+        ConfigError: when the backend is not installed, or online was asked for and nobody is logged in.
+    """
+    if config.backend is TrackingBackend.tensorboard:
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(
+                "tracking=tensorboard needs it; type pip install 'rm_experiments[tensorboard]'"
+            ) from error
+    elif config.backend is TrackingBackend.wandb and config.mode is not TrackingMode.disabled:
+        _decide_mode(os.environ.get("WANDB_MODE") or config.mode.value)
+
+
 def start_tracker(
     config: TrackingConfig, *, name: str, run_dir: Path, group: str | None, settings: dict[str, Any],
     set_names: tuple[str, ...], run_id: str | None, wandb_dir: Path,
@@ -200,12 +217,8 @@ class TensorBoardTracker:
     run_id: str | None = None
 
     def __init__(self, run_dir: Path, set_names: tuple[str, ...]) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError(
-                "tracking=tensorboard needs it; type pip install 'rm_experiments[tensorboard]'"
-            ) from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(run_dir / "tensorboard"))
         self._set_names = set_names
 

@@ -62,6 +62,8 @@ class Artifacts:
     @property
     def saved_dtype(self) -> torch.dtype:
         """The type that weights are saved in."""
+        if self.adapter is not None:
+            return torch.float32
         chosen = self.config.checkpoint.dtype
         return self.built.base_dtype if chosen is Dtype.auto else DTYPES[chosen]
 

@@ -124,7 +124,7 @@ def _check_metric_names(config: RunConfig, evaluation: dict[str, TokenizedPairs]
     known: set[str] = set()
     for name, pairs in evaluation.items():
         # Any rewards will do: only the names are looked at.
-        records = make_records(pairs, np.arange(2.0 * len(pairs)))
+        records = make_records(pairs, np.arange(2.0 * len(pairs)) ** 2)
         names = prefixed(metrics(records, objective_of(config.loss), resamples=1), None if name == "eval" else name)
         clash = sorted(known & names.keys())
         if clash:

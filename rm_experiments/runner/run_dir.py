@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -49,6 +50,11 @@ class RunDir:
         self._lock: int | None = None
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run_dir={self.path}: is a file; choose another run_dir")
+        parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise ConfigError(
+                f"run_dir={self.path}: {parent} is not a directory that can be written to; choose another"
+            )
         self.exists = self._named and (self.path / CONFIG_FILE).is_file()
         if self._named and not self.exists and self.path.is_dir() and self._strangers():
             raise ConfigError(
@@ -91,13 +97,20 @@ class RunDir:
                     self.path = base.with_name(f"{base.name}_{number}")
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
+        if not self.exists and (self.path / CONFIG_FILE).is_file():
+            # Another process began here, and perhaps ended, while this one read its data.
+            self.exists = True
+            self._check_identity()
+        if self.finished:
+            self.release()
+            raise ConfigError(f"run_dir={self.path}: was finished by another process meanwhile; nothing was done")
         if not self.exists:
             write_text(self.path / CONFIG_FILE, config_yaml(self._config))
         environment = self._environment()
         if self.exists:
             with contextlib.suppress(OSError, ValueError):
                 before = json.loads((self.path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-                self.run_id = before["run_id"]
+                self.run_id = before.get("run_id", self.run_id)
                 environment = {**before, "continued": [*before.get("continued", []), environment]}
         environment["run_id"] = self.run_id
         write_json(self.path / ENVIRONMENT_FILE, environment)
@@ -111,8 +124,8 @@ class RunDir:
             self._lock = None
 
     def start_over(self) -> None:
-        """Forget the results of an earlier attempt that left no usable checkpoint."""
-        for name in ("checkpoints", "eval", "plots", "final"):
+        """Forget what an earlier attempt left that ended before its first checkpoint."""
+        for name in ("eval", "plots", "final"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in (METRICS_FILE, SUMMARY_FILE):
             (self.path / name).unlink(missing_ok=True)
@@ -128,7 +141,8 @@ class RunDir:
                 f"run_dir={self.path}: already holds a run and resume=never; choose another run_dir, or resume=auto"
             )
         before = yaml.safe_load((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
-        for key, old, new in _differences(before, to_plain(self._config)):
+        for key, *values in _differences(before, to_plain(self._config)):
+            old, new = (json.dumps(value) if not isinstance(value, str) else value for value in values)
             raise ConfigError(
                 f"{key}={new}: the run in run_dir={self.path} has {key}={old}; type {key}={old} to go on with it, "
                 "or choose another run_dir"
@@ -178,8 +192,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def git_commit() -> str | None:
-    """The commit of the working directory, with `-dirty` for uncommitted changes; None outside a repository."""
+    """The commit of the working directory, with `-dirty` for uncommitted changes; None outside a repository.
+
+    As it was when first asked: a commit during a run does not change what the run executes.
+    """
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rm_experiments.config.schema import FinalModel, Mode, RunConfig
 from rm_experiments.data.batching import token_budget
 from rm_experiments.data.tokenization import TokenizedPairs
-from rm_experiments.errors import CheckpointError, TrainingError
+from rm_experiments.errors import TrainingError
 from rm_experiments.evaluation.evaluate import evaluate, objective_of
 from rm_experiments.evaluation.metrics import metrics, prefixed
 from rm_experiments.evaluation.records import Records, read_records, write_records
@@ -34,7 +36,7 @@ from rm_experiments.training.trainer import Trainer
 
 _NUM_WORST = 20
 _RELOAD_TOLERANCE = 1e-4
-"""A float32 model that gives other rewards than this after loading was saved wrongly."""
+"""Relative to the largest probe reward. A float32 model that differs by more after loading was saved wrongly."""
 
 
 class Session:
@@ -98,8 +100,8 @@ class Session:
         self.console.start(trainer.max_steps, self.step)
         self._window_start = (time.monotonic(), self.step)
         try:
-            if self.step == 0 and 0 in self.eval_steps:
-                self._evaluate()
+            if self.step == 0 and 0 in self.eval_steps and self._evaluate():
+                self._save(True)
             while self.step < trainer.max_steps and not self._out_of_patience():
                 trainer.step()
                 self.console.advance(self.step)
@@ -109,6 +111,8 @@ class Session:
                 evaluated = self.step in self.eval_steps
                 improved = self._evaluate() if evaluated else False
                 early = self._out_of_patience()
+                if early and self.step % config.train.log_every_steps:
+                    self._log_train()
                 stopped = self._stop_agreed()
                 if last or early or stopped or improved or self._save_is_due(evaluated):
                     self._save(improved)
@@ -129,7 +133,8 @@ class Session:
             The largest difference of a probe reward after loading.
 
         Raises:
-            CheckpointError: when the rewards differ although the weights were saved in full precision.
+            TrainingError: when the rewards differ although the weights were saved in full precision.
+            CheckpointError: when the directory does not load.
         """
         config, artifacts = self.config, self.artifacts
         step = self.step
@@ -139,6 +144,7 @@ class Session:
             if step != self.step:
                 load_weights(self.store.path(step), artifacts.built.reward_model)
                 self._recall(step)
+        epochs = self.trainer.plan.pairs_before(step) / self.trainer.plan.num_pairs
         probe_pairs = next(iter(self.evaluation.values()), artifacts.prepared.train).first(8)
         probe = self._records(probe_pairs)
         result = [0.0]
@@ -148,19 +154,23 @@ class Session:
             def write(directory: Path) -> None:
                 write_probe(directory, probe_pairs, probe["reward_chosen"], probe["reward_rejected"])
                 card: dict[str, Any] = {"status": "finished", "plots": plots}
-                artifacts.write_model(directory, step, self.trainer.epoch, self.trainer.max_steps, **card)
+                artifacts.write_model(directory, step, epochs, self.trainer.max_steps, **card)
                 result[0] = reload_difference(directory, artifacts.adapter is not None)
-                exact = artifacts.precision == "fp32" and artifacts.saved_dtype == torch.float32
-                if exact and result[0] > _RELOAD_TOLERANCE:
-                    raise CheckpointError(f"the saved model gives other rewards after loading (by {result[0]:.2g})")
+                weights = next(artifacts.built.reward_model.parameters()).dtype
+                exact = artifacts.precision == "fp32" and artifacts.saved_dtype == weights == torch.float32
+                scale = max(1.0, float(np.abs([probe["reward_chosen"], probe["reward_rejected"]]).max()))
+                if exact and result[0] > _RELOAD_TOLERANCE * scale:
+                    raise TrainingError(f"the saved model gives other rewards after loading (by {result[0]:.2g})")
                 note = None if exact else f"trained in {artifacts.precision}, saved as {artifacts.saved_dtype}"
                 card |= {
                     "reload_difference": result[0],
                     "reload_rows": 2 * len(probe_pairs),
                     "max_precision_note": note,
                 }
-                artifacts.write_card(directory, step, self.trainer.epoch, self.trainer.max_steps, **card)
+                artifacts.write_card(directory, step, epochs, self.trainer.max_steps, **card)
 
+            # A run that ended between this directory and its summary has one already.
+            shutil.rmtree(artifacts.run_dir.path / "final", ignore_errors=True)
             commit_directory(artifacts.run_dir.path / "final", write, {"step": step, "run_id": self.store.run_id})
         self.trainer.accelerator.wait_for_everyone()
         return result[0]
@@ -235,6 +245,11 @@ class Session:
         self.latest = {}
         for name, pairs in self.evaluation.items():
             records = self._records(pairs)
+            if not np.isfinite(records["margin"]).all():
+                bad = records["id"][~np.isfinite(records["margin"])]
+                raise TrainingError(
+                    f"step {self.step}: {len(bad)} pairs of {name} have rewards that are not finite (row {bad[0]})"
+                )
             self._keep(name, records, metrics(records, objective))
             if self._main:
                 write_records(records, self._records_path(self.step, name))
@@ -283,7 +298,9 @@ class Session:
             number = torch.tensor(asked, device=self.trainer.accelerator.device)
             torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
             asked = int(number.item())
-            self.stop.signal_number = asked or None
+            if asked:
+                # Not the other way round: a signal may have come since the question.
+                self.stop.signal_number = asked
         return asked > 0
 
     def _save_is_due(self, evaluated: bool) -> bool:

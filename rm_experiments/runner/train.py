@@ -15,13 +15,14 @@ from rm_experiments.config.compose import to_plain
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.config.validation import check, evaluates
 from rm_experiments.data.batching import StepPlan
-from rm_experiments.errors import UserError
+from rm_experiments.errors import CheckpointError, ConfigError, UserError
+from rm_experiments.evaluation.schedule import evaluation_steps
 from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import StopRequest, stop_on_signals
 from rm_experiments.modeling.adapters import add_adapter
 from rm_experiments.modeling.reward_model import build_reward_model
 from rm_experiments.reporting.console import RunConsole
-from rm_experiments.reporting.tracking import NoTracker, Tracker, start_tracker
+from rm_experiments.reporting.tracking import NoTracker, Tracker, check_tracker, start_tracker
 from rm_experiments.runner.artifacts import Artifacts
 from rm_experiments.runner.dry_run import dry_run_lines
 from rm_experiments.runner.paths import check_paths
@@ -35,8 +36,9 @@ from rm_experiments.runner.run_dir import (
     write_json,
 )
 from rm_experiments.runner.session import Session, finite_only
-from rm_experiments.training.checkpoints import CheckpointStore
+from rm_experiments.training.checkpoints import CheckpointStore, verify_directory
 from rm_experiments.training.optimizers import build_optimizer
+from rm_experiments.training.schedules import num_warmup_steps
 from rm_experiments.training.state import read_extra
 from rm_experiments.training.trainer import Trainer, count_steps
 
@@ -65,6 +67,11 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
     """
     check(config)
     check_paths(config)
+    if config.launch.name != "inline" and config.launch.num_processes != ranks.world_size():
+        raise ConfigError(
+            f"launch.num_processes={config.launch.num_processes}: the run has {ranks.world_size()}; "
+            "only the command rm-train starts processes, so from Python use launch=inline"
+        )
     # Its bars fill logs with carriage returns; progress is shown by our own.
     transformers_logging.disable_progress_bar()
     accelerator = make_accelerator(config.train)
@@ -74,6 +81,8 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
         console.result(f"{run_dir.path} is already complete; nothing was done.")
         return RunResult(status="finished", run_dir=run_dir.path, metrics=run_dir.summary().get("final", {}))
     resume_from = resume_directory(config)
+    if resume_from is not None:
+        verify_directory(resume_from)
     with console.waiting("Reading data ..."):
         prepared = prepare(config)
     if config.dry_run:
@@ -83,11 +92,13 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
     with console.waiting("Loading the model ..."):
         built = build_reward_model(config.model, prepared.model_config, config.seed)
     prepared.notes += built.notes
-    adapter = add_adapter(built.reward_model, config.adapter)
+    adapter = add_adapter(built, config.adapter)
     artifacts = Artifacts(
         config=config, run_dir=run_dir, prepared=prepared, built=built, adapter=adapter, accelerator=accelerator
     )
     trainer = _trainer(artifacts)
+    _check_steps(config, trainer, resume_from)
+    ranks.on_main(lambda: check_tracker(config.tracking))
     # From here on there is something to lose: a signal saves before it ends the run.
     with stop_on_signals() as stop:
         run_dir.path, run_dir.run_id = ranks.on_main(run_dir.claim)
@@ -98,6 +109,26 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
             return _supervise(artifacts, trainer, console, stop, resume_from, sweep_dir)
         finally:
             run_dir.release()
+
+
+def _check_steps(config: RunConfig, trainer: Trainer, resume_from: Path | None) -> None:
+    """What can be refused only when the number of steps is known."""
+    if evaluates(config) and not evaluation_steps(config.eval, trainer.max_steps, trainer.plan.steps_per_epoch):
+        raise ConfigError(
+            f"eval: no evaluation falls into the run's {trainer.max_steps} steps; try eval.at_end=true, or eval=none"
+        )
+    warmup = num_warmup_steps(config.scheduler, trainer.max_steps)
+    if warmup > trainer.max_steps:
+        raise ConfigError(
+            f"scheduler.warmup_steps={warmup}: the run has {trainer.max_steps} steps; try scheduler.warmup_ratio=0.1"
+        )
+    if resume_from is not None:
+        step = read_extra(resume_from / "state")["progress"]["step"]
+        if step >= trainer.max_steps:
+            raise ConfigError(
+                f"resume={config.resume}: is of step {step}, and the run has {trainer.max_steps} steps; "
+                "raise train.max_steps or train.num_epochs"
+            )
 
 
 def _trainer(artifacts: Artifacts) -> Trainer:
@@ -127,6 +158,10 @@ def _supervise(
     config, run_dir, main = artifacts.config, artifacts.run_dir, artifacts.accelerator.is_main_process
     store = CheckpointStore(run_dir.path, run_dir.run_id)
     checkpoint = resume_from or _newest(run_dir, store, artifacts, console)
+    if resume_from is not None and resume_from.parent == store.root.resolve() and main:
+        step = read_extra(resume_from / "state")["progress"]["step"]
+        store.discard_after(step)
+        artifacts.metrics_log.cut_after(step)
     tracker: Tracker = NoTracker()
     session = None
     status, error = "failed", None
@@ -179,11 +214,16 @@ def _newest(run_dir: RunDir, store: CheckpointStore, artifacts: Artifacts, conso
 
     def find() -> int | None:
         step, skipped = store.newest_good()
+        if step is None and skipped:
+            raise CheckpointError(
+                f"run_dir={run_dir.path}: none of its {len(skipped)} checkpoints is usable ({skipped[0]}); "
+                f"choose another run_dir, or delete {store.root} to start over"
+            )
         for line in skipped:
             console.info(f"Passed over: {line}")
         if step is None:
             run_dir.start_over()
-            console.info("No usable checkpoint in the run directory; starting from the beginning.")
+            console.info("The run had no checkpoint yet; starting from the beginning.")
         else:
             store.discard_after(step)
             artifacts.metrics_log.cut_after(step)
@@ -207,7 +247,8 @@ def _start_tracker(
             "max_length": artifacts.prepared.max_length,
         },
     }
-    run_id = read_extra(checkpoint / "state")["wandb_run_id"] if checkpoint is not None else None
+    own = checkpoint is not None and checkpoint.parent.resolve() == (run_dir.path / "checkpoints").resolve()
+    run_id = read_extra(checkpoint / "state")["wandb_run_id"] if checkpoint is not None and own else None
     name = config.name if sweep_dir is None else f"{config.name}-{run_dir.path.name}"
     return start_tracker(
         config.tracking, name=name, run_dir=run_dir.path, group=sweep_dir.name if sweep_dir else None,

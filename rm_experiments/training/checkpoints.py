@@ -18,6 +18,8 @@ from typing import Any
 from rm_experiments.errors import CheckpointError
 
 MANIFEST = "MANIFEST.json"
+_FOR_PEOPLE = ("README.md",)
+"""The card has fields for the user to fill in, and no number is read from it."""
 _NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -55,7 +57,7 @@ def commit_directory(target: Path, write: Callable[[Path], None], facts: dict[st
 
 
 def verify_directory(directory: Path) -> dict[str, Any]:
-    """The manifest of a committed directory whose files are as they were written.
+    """The manifest of a committed directory whose files, but the card and its pictures, are as they were written.
 
     Raises:
         CheckpointError: naming the file that is missing or differs.
@@ -69,6 +71,8 @@ def verify_directory(directory: Path) -> dict[str, Any]:
             f"{directory}: {MANIFEST} is missing or unreadable, the save was never finished"
         ) from error
     for name, expected in files.items():
+        if name in _FOR_PEOPLE or name.startswith("plots/"):
+            continue
         file = directory / name
         if not file.is_file():
             raise CheckpointError(f"{directory}: {name} is missing")

@@ -31,7 +31,9 @@ def collect_state(trainer: Trainer) -> StateTensors:
         mine["cuda"] = torch.cuda.get_rng_state()
     per_process = gather_object([mine])
     processes = {f"{rank}/{name}": value for rank, tensors in enumerate(per_process) for name, value in tensors.items()}
-    return {"optimizer": optimizer_tensors(trainer.built), "processes": processes}
+    # One process writes; the others need no copy on the host.
+    optimizer = optimizer_tensors(trainer.built) if trainer.accelerator.is_main_process else {}
+    return {"optimizer": optimizer, "processes": processes}
 
 
 def write_state(directory: Path, tensors: StateTensors, trainer: Trainer, extra: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from rm_experiments.config.schema import RunConfig
@@ -161,6 +162,7 @@ class Trainer:
             for members, loss in losses
             for pair in members[~torch.isfinite(loss).cpu().numpy()]
         ]
+        rows = sorted(set(gather_object(rows)))
         step, rank = self.progress.step + 1, self.accelerator.process_index
         what = f"non-finite loss in rows {', '.join(rows[:8])}" if rows else f"gradient norm {grad_norm.item()}"
         raise TrainingError(

@@ -204,10 +204,10 @@ ROUND_TRIPS = {
     "every kind of value": [
         "name=2024", "seed=4294967295", "optimizer.lr=1e-9", "optimizer.betas=[0.8,0.95]", "train.max_steps=7",
         "train.max_grad_norm=null", "train.compile=true", "tracking.tags=[a,'1',true]",
-        "tracking.notes='ä: \"b\" #c'", "checkpoint.metric=eval_loss", "checkpoint.mode=min", "model.revision='0123'",
+        "tracking.notes='ä: \"b\" #c'", "checkpoint.metric=eval_loss", "checkpoint.mode=min",
     ],
     "pretrained with adapter": [
-        "model=pretrained", "model.name_or_path=./dir", "adapter=lora", "adapter.target_modules=[q_proj,v_proj]",
+        "model=pretrained", "model.revision='0123'", "model.name_or_path=./dir", "adapter=lora", "adapter.target_modules=[q_proj,v_proj]",
         "train.precision=bf16",
     ],
     "own data": [

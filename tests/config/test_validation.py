@@ -57,7 +57,7 @@ AT_COMPOSITION: dict[str, str] = {
     "benchmark=llmbar": "data.eval_sets.llmbar.source is not set; type data.eval_sets.llmbar.source=VALUE",
     "+data.eval_sets.a={format:x}": "data.eval_sets.a.source=null: a file or Hub id is needed",
     "+data.eval_sets.a=5": f"data.eval_sets.a.source=5: {SOURCE}",
-    "+data.eval_sets.eval=x": "data.eval_sets=eval: is the name of the main set; try another name",
+    "+data.eval_sets.eval=x": "data.eval_sets=eval: is the name of a split; choose another name",
     "seed": "cannot read the override 'seed'; quote values with special characters: \"'key=value'\"",
     # Of the rules below, a few by the same way.
     "train.batch_size=0": "train.batch_size=0: must be a whole number of at least 1",
@@ -163,7 +163,12 @@ BY_RULE: dict[str, str] = {
     "data.train=x.jsonl": "data.train=x.jsonl: no effect with data=sandbox; try data=local",
     "data.eval=x.jsonl": "data.eval=x.jsonl: no effect with data=sandbox; try data=local",
     # The length of the run.
-    "train.num_epochs=1e7": "train.num_epochs=10000000.0: is absurdly large; try train.num_epochs=1",
+    "data.eval_fraction=0.1": "data.eval_fraction=0.1: no effect with data=sandbox; leave it out",
+    "tracking=none tracking.tags=[a]": "tracking.tags=['a']: no effect with tracking=none; leave it out",
+    "model.revision=main": "model.revision=main: no effect with a model from scratch; leave it out",
+    "eval=none checkpoint.metric=eval_x": "checkpoint.metric=eval_x: no effect with eval=none; leave it out",
+    "model.dtype=float16":
+        "model.dtype=float16: weights of 16 bits cannot be trained; try train.precision=fp16",
     "train.precision=fp16 train.device=cpu":
         "train.precision=fp16: is not possible with train.device=cpu; try train.precision=bf16",
     "scheduler.warmup_steps=5":
@@ -223,7 +228,7 @@ BY_RULE: dict[str, str] = {
 # fmt: on
 
 BOUNDS = [
-    "seed=0", "seed=4294967295", "model.dropout=0.99", "data.max_length=4", "data.eval_fraction=0.999",
+    "seed=0", "seed=4294967295", "model.dropout=0.99", "data.max_length=4", "data=local data.train=x data.eval_fraction=0.999",
     "data.sandbox.label_noise=0.499", "data.sandbox.length_bias=-3.0", "loss.label_smoothing=0.499",
     "loss.center_coefficient=0.0", "optimizer.lr=1000.0", "optimizer.lr=1e-30", "optimizer.betas=[0.0,0.0]",
     "optimizer.weight_decay=0.0", "scheduler.warmup_ratio=0.0", "scheduler.warmup_ratio=1.0",

@@ -160,6 +160,15 @@ def test_own_template_without_end_token_gets_one_appended() -> None:
     assert render(tokenizer, [DIALOGUE[1:]]) == ["user> hello\nassistant> hi there\n</s>"]
 
 
+@pytest.mark.parametrize(
+    "own", ["{{ messages[0]['content'] }}", "{% if true %}{{ messages[0]['content'] }}{% endif %}"]
+)
+def test_line_break_at_the_end_of_a_template_file_is_no_text(own: str) -> None:
+    tokenizer = llama(own + "\n", adds_first=None)
+    prepare_tokenizer(tokenizer)
+    assert render(tokenizer, [DIALOGUE[1:2]]) == ["hello</s>"]
+
+
 def test_own_template_that_is_complete_stays_as_it_is() -> None:
     tokenizer = llama()
     notes = prepare_tokenizer(tokenizer)

@@ -74,22 +74,19 @@ def test_pair_that_just_fits_is_left_alone(policy: Overlength) -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_length", "chosen", "rejected", "prompt_tokens", "cut"),
-    [
-        (6, "<bcde>", "<bcf>", 3, (False, False)),
-        (5, "<cde>", "<cf>", 2, (False, False)),
-        (4, "<de>", "<f>", 1, (False, False)),
-    ],
+    ("max_length", "chosen", "rejected", "prompt_tokens"),
+    [(6, "<bcde>", "<bcf>", 3), (5, "<cde>", "<cf>", 2), (4, "<de>", "<f>", 1)],
 )
 def test_truncate_prompt_takes_the_same_oldest_tokens_from_both_sides(
-    max_length: int, chosen: str, rejected: str, prompt_tokens: int, cut: tuple[bool, bool]
+    max_length: int, chosen: str, rejected: str, prompt_tokens: int
 ) -> None:
     tokenized, report = tokenize([pair("abc", "de", "f")], max_length)
     assert tokenized.sequence(0).tolist() == ids(chosen)
     assert tokenized.sequence(1).tolist() == ids(rejected)
     assert tokenized.num_prompt_tokens.tolist() == [prompt_tokens]
     flags = tokenized.columns["truncated_chosen"][0], tokenized.columns["truncated_rejected"][0]
-    assert flags == cut
+    # A side that lost any token is marked in the records; the report tells prompts and answers apart.
+    assert flags == (True, True)
     assert (report.truncated_prompts, report.truncated_chosen, report.truncated_rejected) == (1, 0, 0)
     assert (report.longest, report.kept, report.dropped_overlength) == (7, 1, 0)
 
@@ -110,7 +107,7 @@ def test_truncate_prompt_then_cuts_both_answers_at_the_same_limit(
     assert tokenized.sequence(0).tolist() == ids(kept_chosen)
     assert tokenized.sequence(1).tolist() == ids(kept_rejected)
     assert tokenized.num_prompt_tokens.tolist() == [1]
-    assert (tokenized.columns["truncated_chosen"][0], tokenized.columns["truncated_rejected"][0]) == flags
+    assert (tokenized.columns["truncated_chosen"][0], tokenized.columns["truncated_rejected"][0]) == (True, True)
     assert (report.truncated_chosen, report.truncated_rejected) == flags
     assert report.truncated_prompts == 1
 
@@ -327,8 +324,9 @@ def test_every_kept_sequence_fits_and_keeps_its_ends(
     assert report.kept == len(kept) == len(tokenized)
     assert report.longest == max(longest)
     assert report.tokens == len(tokenized.ids) == tokenized.lengths.sum()
-    assert report.truncated_chosen == tokenized.columns["truncated_chosen"].sum()
-    assert report.truncated_rejected == tokenized.columns["truncated_rejected"].sum()
+    for side, answers_cut in (("chosen", report.truncated_chosen), ("rejected", report.truncated_rejected)):
+        marked = tokenized.columns[f"truncated_{side}"].sum()
+        assert max(answers_cut, report.truncated_prompts) <= marked <= answers_cut + report.truncated_prompts
     assert tokenized.lengths.max() <= max_length
     prompts_cut = 0
     for number, (prompt, chosen, rejected) in enumerate(kept):
@@ -341,7 +339,8 @@ def test_every_kept_sequence_fits_and_keeps_its_ends(
             assert side[-1] == EOS
             assert ids(answer)[: len(side) - shared - 1] == side[shared:-1]
             was_cut = len(side) - shared - 1 < len(answer)
-            assert tokenized.columns[f"truncated_{name}"][number] == was_cut
+            lost_any = was_cut or kept_prompt < len(prompt)
+            assert tokenized.columns[f"truncated_{name}"][number] == lost_any
             # Nothing is given away: a cut side is as long as is allowed.
             assert not was_cut or len(side) == max_length
     assert report.truncated_prompts == prompts_cut

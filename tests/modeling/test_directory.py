@@ -38,7 +38,7 @@ from rm_experiments.modeling.directory import (
     save_model,
     write_probe,
 )
-from rm_experiments.modeling.reward_model import RewardModel, build_reward_model, load_model_config
+from rm_experiments.modeling.reward_model import BuiltModel, RewardModel, build_reward_model, load_model_config
 
 LORA = AdapterConfig(name="lora", rank=2, alpha=8, dropout=0.0, target_modules="all-linear")
 
@@ -81,9 +81,13 @@ def encoder(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
     return tmp_path / "encoder"
 
 
-def build(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> RewardModel:
+def built(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> BuiltModel:
     config = ModelConfig(name_or_path=str(directory))
-    return build_reward_model(config, load_model_config(config, tokenizer), seed).reward_model
+    return build_reward_model(config, load_model_config(config, tokenizer), seed)
+
+
+def build(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> RewardModel:
+    return built(directory, tokenizer, seed).reward_model
 
 
 def rewards_of(model: RewardModel, pairs: TokenizedPairs) -> tuple[np.ndarray, np.ndarray]:
@@ -241,18 +245,19 @@ def test_unknown_and_missing_weights_are_refused(tokenizer: PreTrainedTokenizerB
         load_weights(checkpoint, scratch(tokenizer))
 
 
-def test_no_adapter_changes_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
-    model = scratch(tokenizer)
+def test_no_adapter_changes_nothing(base: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    whole = built(base, tokenizer)
+    model = whole.reward_model
     names = list(state(model))
-    assert add_adapter(model, AdapterConfig()) is None
+    assert add_adapter(whole, AdapterConfig()) is None
     assert list(state(model)) == names
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def with_adapter(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> tuple[RewardModel, Any]:
-    model = build(directory, tokenizer, seed)
+    whole = built(directory, tokenizer, seed)
     torch.manual_seed(seed)
-    return model, add_adapter(model, LORA)
+    return whole.reward_model, add_adapter(whole, LORA)
 
 
 def test_fresh_adapter_leaves_the_rewards_and_trains_itself_and_the_head(
@@ -323,4 +328,4 @@ def test_adapter_for_modules_that_are_not_there_is_refused(base: Path, tokenizer
     with pytest.raises(
         ConfigError, match=r"adapter\.target_modules=\['no_such_layer'\]: .*; try adapter\.target_modules="
     ):
-        add_adapter(build(base, tokenizer), config)
+        add_adapter(built(base, tokenizer), config)

@@ -1,4 +1,4 @@
-"""One rank of a run that `launch=accelerate` started: `python -m rm_experiments.launch.worker FOLDER`."""
+"""One rank of a run that `launch=accelerate` started: `python -m rm_experiments.cli.worker FOLDER`."""
 
 from __future__ import annotations
 
