@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    BertForMaskedLM,
     BertModel,
+    DistilBertConfig,
+    DistilBertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from rm_experiments.config.schema import AdapterConfig, DataConfig, ModelConfig, ModelSource, ScratchConfig
+from rm_experiments.config.schema import AdapterConfig, DataConfig, Dtype, ModelConfig, ModelSource, ScratchConfig
 from rm_experiments.data.pairs import PreferencePair
 from rm_experiments.data.tokenization import TokenizedPairs, tokenize_pairs
 from rm_experiments.errors import CheckpointError, ConfigError
@@ -41,6 +46,20 @@ from rm_experiments.modeling.directory import (
 from rm_experiments.modeling.reward_model import BuiltModel, RewardModel, build_reward_model, load_model_config
 
 LORA = AdapterConfig(name="lora", rank=2, alpha=8, dropout=0.0, target_modules="all-linear")
+BERT: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
+DISTILBERT: dict[str, Any] = {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 64}
+ENCODERS: dict[str, Callable[[int], PreTrainedModel]] = {
+    "with a pooler": lambda size: BertModel(BertConfig(vocab_size=size, **BERT)),
+    # What follows the backbone is fresh in these, and more than one layer.
+    "without a pooler": lambda size: BertForMaskedLM(BertConfig(vocab_size=size, **BERT)),
+    "with a head of two layers": lambda size: DistilBertModel(DistilBertConfig(vocab_size=size, **DISTILBERT)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +88,17 @@ def base(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-@pytest.fixture
-def encoder(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+@pytest.fixture(params=list(ENCODERS))
+def encoder(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    """An encoder's directory without a reward head."""
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=64,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(tmp_path / "encoder")
+    ENCODERS[request.param](len(tokenizer)).save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
     return tmp_path / "encoder"
 
 
-def built(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> BuiltModel:
-    config = ModelConfig(name_or_path=str(directory))
+def built(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **settings: Any) -> BuiltModel:
+    config = ModelConfig(name_or_path=str(directory), **settings)
     return build_reward_model(config, load_model_config(config, tokenizer), seed)
 
 
@@ -254,8 +270,10 @@ def test_no_adapter_changes_nothing(base: Path, tokenizer: PreTrainedTokenizerBa
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def with_adapter(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> tuple[RewardModel, Any]:
-    whole = built(directory, tokenizer, seed)
+def with_adapter(
+    directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **settings: Any
+) -> tuple[RewardModel, Any]:
+    whole = built(directory, tokenizer, seed, **settings)
     torch.manual_seed(seed)
     return whole.reward_model, add_adapter(whole, LORA)
 
@@ -320,6 +338,16 @@ def test_encoder_with_an_adapter_reloads_with_equal_rewards(
     directory = save(tmp_path / "saved", model, tokenizer, tokenized, adapter)
     assert np.ptp(rewards_of(model, tokenized)[0]) > 1e-3
     assert reload_difference(directory, adapter=True) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+def test_rewards_with_an_adapter_are_not_rounded_to_8_bits(
+    base: Path, tokenizer: PreTrainedTokenizerBase, tokenized: TokenizedPairs, dtype: Dtype
+) -> None:
+    model, _ = with_adapter(base, tokenizer, dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rewards = torch.from_numpy(np.concatenate(rewards_of(model, tokenized)))
+    assert not torch.equal(rewards, rewards.bfloat16().double())
 
 
 def test_adapter_for_modules_that_are_not_there_is_refused(base: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
@@ -25,12 +26,17 @@ from transformers import (
     LlamaModel,
     PretrainedConfig,
     PreTrainedTokenizerBase,
-    RobertaConfig,
 )
 
 from rm_experiments.config.schema import Attention, Dtype, ModelConfig, ModelSource, ScratchConfig
 from rm_experiments.errors import CheckpointError, ConfigError
-from rm_experiments.modeling.reward_model import BuiltModel, build_reward_model, load_model_config, max_positions
+from rm_experiments.modeling.reward_model import (
+    BuiltModel,
+    RewardModel,
+    build_reward_model,
+    load_model_config,
+    max_positions,
+)
 
 WIDTH = 16
 DECODER = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -378,15 +384,38 @@ def test_config_names_the_reward_and_takes_the_pad_token(
 
 
 @pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (tiny_config("llama", 10), 64),
-        (tiny_config("gpt2", 10), 64),
-        (tiny_config("bert", 10), 64),
-        # RoBERTa counts from the id of its pad token + 1.
-        (RobertaConfig(max_position_embeddings=514, pad_token_id=1), 512),
-        (PretrainedConfig(), None),
-    ],
+    ("kind", "own"), [("gpt2", ["score"]), ("llama", ["score"]), ("bert", ["classifier", "pooler"])]
 )
-def test_longest_sequence_of_the_architecture(config: PretrainedConfig, expected: int | None) -> None:
-    assert max_positions(config) == expected
+def test_modules_that_the_checkpoint_does_not_hold_are_named(
+    base: Callable[[str], Path], tokenizer: PreTrainedTokenizerBase, kind: str, own: list[str]
+) -> None:
+    assert build(base(kind), tokenizer).own_modules == own
+
+
+def test_model_without_a_layer_of_one_output_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="LlamaForSequenceClassification has no linear layer with one output"):
+        RewardModel(LlamaForSequenceClassification(tiny_config("llama", 10, num_labels=2)))
+
+
+POSITIONS = ["bert", "gpt2", "electra", "roberta", "xlm-roberta", "roberta-prelayernorm", "data2vec-text", "mpnet"]
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_longest_sequence_is_what_the_architecture_really_computes(kind: str) -> None:
+    config = AutoConfig.for_model(kind)
+    shape = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    more = {"num_attention_heads": 1, "max_position_embeddings": 24, "pad_token_id": 1, "embedding_size": 8}
+    for name, value in {**shape, **more}.items():
+        setattr(config, name, value)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    longest = max_positions(config)
+    assert longest is not None
+    with torch.inference_mode():
+        assert model(input_ids=torch.full((1, longest), 5)).logits.shape == (1, 2)
+        with pytest.raises((IndexError, RuntimeError), match=r"index|expanded size|must match"):
+            model(input_ids=torch.full((1, longest + 1), 5))
+
+
+def test_longest_sequence_may_be_unknown() -> None:
+    assert max_positions(tiny_config("llama", 10)) == 64
+    assert max_positions(PretrainedConfig()) is None

@@ -86,43 +86,36 @@ def interrupt(cwd: Path, number: signal.Signals) -> Ended:
     return end(child, cwd)
 
 
+def go_on(stopped: Ended, cwd: Path, damage: bool) -> Ended:
+    """Move the stopped run to `cwd` and end it there by the same command; with `damage`, one byte of the weights of its
+    newest checkpoint is another one."""
+    shutil.copytree(stopped.path, cwd / "run", symlinks=True)
+    if damage:
+        weights = cwd / "run" / "checkpoints" / stopped.checkpoints[-1] / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    return run(cwd)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """One straight run, two that a signal stopped, and one that goes on after that; two at a time."""
-    straight, sigint, sigterm = (tmp_path_factory.mktemp(name) for name in ("straight", "sigint", "sigterm"))
+    """One straight run, two that a signal stopped, and these two as they went on. Two at a time."""
+    names = ("straight", "SIGINT", "SIGTERM", "resumed", "damaged")
+    places = {name: tmp_path_factory.mktemp(name) for name in names}
     with ThreadPoolExecutor(2) as pool:
-        waiting = {
-            "straight": pool.submit(run, straight),
-            "SIGINT": pool.submit(interrupt, sigint, signal.SIGINT),
-            "SIGTERM": pool.submit(interrupt, sigterm, signal.SIGTERM),
-        }
-        ended = {name: one.result() for name, one in waiting.items()}
-    for name in ("SIGINT", "SIGTERM"):
-        # What they left when they were stopped, before another test goes on with them.
-        kept = ended[name].path.parent / "kept"
-        shutil.copytree(ended[name].path, kept, symlinks=True)
-        ended[name].path = kept
-    return ended
+        sigint = pool.submit(interrupt, places["SIGINT"], signal.SIGINT)
+        sigterm = pool.submit(interrupt, places["SIGTERM"], signal.SIGTERM)
+        straight = pool.submit(run, places["straight"])
+        resumed = pool.submit(go_on, sigint.result(), places["resumed"], False)
+        damaged = pool.submit(go_on, sigterm.result(), places["damaged"], True)
+        ended = (straight, sigint, sigterm, resumed, damaged)
+        return {name: one.result() for name, one in zip(names, ended, strict=True)}
 
 
 @pytest.fixture(scope="module")
-def resumed(runs: dict[str, Ended], tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """The run that SIGINT stopped, moved to another place and ended there by the same command."""
-    cwd = tmp_path_factory.mktemp("resumed")
-    shutil.copytree(runs["SIGINT"].path, cwd / "run", symlinks=True)
-    return run(cwd)
-
-
-@pytest.fixture(scope="module")
-def damaged(runs: dict[str, Ended], tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """The run that SIGTERM stopped, ended by the same command although its newest checkpoint lost a byte."""
-    cwd = tmp_path_factory.mktemp("damaged")
-    shutil.copytree(runs["SIGTERM"].path, cwd / "run", symlinks=True)
-    weights = cwd / "run" / "checkpoints" / runs["SIGTERM"].checkpoints[-1] / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    return run(cwd)
+def resumed(runs: dict[str, Ended]) -> Ended:
+    return runs["resumed"]
 
 
 def test_the_straight_run_ends(runs: dict[str, Ended]) -> None:
@@ -203,7 +196,8 @@ def test_only_the_newest_and_the_best_checkpoint_are_kept(runs: dict[str, Ended]
     assert runs["straight"].checkpoints == [f"step_{step:08d}" for step in sorted({best, 6, 7})]
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(runs: dict[str, Ended], damaged: Ended) -> None:
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(runs: dict[str, Ended]) -> None:
+    damaged = runs["damaged"]
     *_, before, newest = runs["SIGTERM"].checkpoints
 
     assert damaged.code == 0, damaged.stderr

@@ -123,6 +123,19 @@ def test_verify_names_the_damaged_file(tmp_path: Path, name: str, damage: Callab
         verify_directory(tmp_path / "one")
 
 
+def test_card_and_pictures_may_be_edited(tmp_path: Path) -> None:
+    def write(directory: Path) -> None:
+        fill(directory)
+        (directory / "README.md").write_text("fill in", encoding="utf-8")
+        (directory / "plots").mkdir()
+        (directory / "plots" / "loss.png").write_bytes(b"x")
+
+    commit_directory(tmp_path / "one", write, {"step": 1})
+    (tmp_path / "one" / "README.md").write_text("filled in", encoding="utf-8")
+    (tmp_path / "one" / "plots" / "loss.png").unlink()
+    assert verify_directory(tmp_path / "one")["step"] == 1
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", "7", b"\xff\xfe\x00"])
 def test_directory_without_a_readable_manifest_was_never_finished(tmp_path: Path, content: str | bytes | None) -> None:
     commit_directory(tmp_path / "one", fill, {})
