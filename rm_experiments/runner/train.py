@@ -335,7 +335,7 @@ def _closing_words(
                 style="bold",
             )
         console.result(f"Loss {latest['eval_loss']:.4f} (chance {math.log(2):.4f}), margin {latest['eval_margin']:.3f}")
-    console.result(f"Loaded again with plain transformers: rewards equal to {difference:.1e}")
+    console.result(f"Loaded again with plain transformers: rewards differ by at most {difference:.1e}")
     console.result()
     console.result(f"Model        {path / 'final'}   (README.md there is its card)")
     console.result(f"Numbers      {path / METRICS_FILE}, {path / SUMMARY_FILE}, {path / 'eval'}, {path / 'plots'}")

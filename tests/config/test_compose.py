@@ -207,7 +207,8 @@ ROUND_TRIPS = {
         "tracking.notes='ä: \"b\" #c'", "checkpoint.metric=eval_loss", "checkpoint.mode=min",
     ],
     "pretrained with adapter": [
-        "model=pretrained", "model.revision='0123'", "model.name_or_path=./dir", "adapter=lora", "adapter.target_modules=[q_proj,v_proj]",
+        "model=pretrained", "model.revision='0123'",
+        "model.name_or_path=./dir", "adapter=lora", "adapter.target_modules=[q_proj,v_proj]",
         "train.precision=bf16",
     ],
     "own data": [

@@ -228,7 +228,8 @@ BY_RULE: dict[str, str] = {
 # fmt: on
 
 BOUNDS = [
-    "seed=0", "seed=4294967295", "model.dropout=0.99", "data.max_length=4", "data=local data.train=x data.eval_fraction=0.999",
+    "seed=0", "seed=4294967295", "model.dropout=0.99", "data.max_length=4",
+    "data=local data.train=x data.eval_fraction=0.999",
     "data.sandbox.label_noise=0.499", "data.sandbox.length_bias=-3.0", "loss.label_smoothing=0.499",
     "loss.center_coefficient=0.0", "optimizer.lr=1000.0", "optimizer.lr=1e-30", "optimizer.betas=[0.0,0.0]",
     "optimizer.weight_decay=0.0", "scheduler.warmup_ratio=0.0", "scheduler.warmup_ratio=1.0",
