@@ -123,7 +123,7 @@ def _give_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
     An existing token is taken, since a new one would resize the embedding. Padding follows the last token, and our own
     code goes by lengths, so the meaning of the token does not matter; but declaring a token as special makes its
-    literal text match as a whole, so the fallback is the vocabulary's longest entry, which no text contains.
+    literal text match as a whole, so the fallback is a long entry that texts do not contain literally.
     """
     scored = last_token_id(tokenizer)
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != scored:
@@ -135,7 +135,10 @@ def _give_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
         candidates.append(tokenizer.unk_token)
     candidates += [token for token in added if "reserved" in token.lower() or "unused" in token.lower()]
     if not candidates:
-        candidates = [max(vocabulary, key=lambda token: (len(token), token))]
+        others = [token for token in vocabulary if vocabulary[token] != scored]
+        # In a byte-level vocabulary a piece that stands for a space or a line break is no literal text of anybody's.
+        coded = [token for token in others if "\u0120" in token or "\u010a" in token]
+        candidates = [max(coded or others, key=lambda token: (len(token), token))]
     tokenizer.pad_token = candidates[0]
     shown = candidates[0] if len(candidates[0]) <= 30 else candidates[0][:27] + "..."
     why = f"since the tokenizer's own is missing or the scored {last_token(tokenizer)}"

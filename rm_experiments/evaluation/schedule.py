@@ -33,5 +33,7 @@ def evaluation_steps(config: EvalConfig, max_steps: int, steps_per_epoch: int) -
 
 def _multiples(interval: float, max_steps: int) -> set[int]:
     # The small allowance keeps 10 * 0.1 from missing the last step.
+    if interval <= 1:
+        return set(range(1, max_steps + 1))
     count = math.floor(max_steps / interval + 1e-9)
     return {min(max_steps, max(1, round(number * interval))) for number in range(1, count + 1)}

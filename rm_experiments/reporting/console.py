@@ -12,7 +12,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -50,8 +49,8 @@ class RunConsole:
         self._total = total
         if self._enabled and self._errors.is_terminal:
             self._bar = Progress(
-                TextColumn("[bold]{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}", style="dim"), TimeElapsedColumn(), TimeRemainingColumn(),
+                TextColumn("[bold]{task.description}"), BarColumn(bar_width=8), MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}", style="dim"), TimeRemainingColumn(compact=True),
                 console=self._errors, refresh_per_second=4,
             )  # fmt: skip
             self._bar.start()

@@ -65,20 +65,20 @@ def verify_directory(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        files = manifest["files"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{directory}: {MANIFEST} is missing or unreadable, the save was never finished"
         ) from error
-    for name, expected in files.items():
+    for name, (size, sha256) in files.items():
         if name in _FOR_PEOPLE or name.startswith("plots/"):
             continue
         file = directory / name
         if not file.is_file():
             raise CheckpointError(f"{directory}: {name} is missing")
-        if file.stat().st_size != expected["size"]:
-            raise CheckpointError(f"{file}: {file.stat().st_size} bytes, {expected['size']} were written")
-        if _sha256(file) != expected["sha256"]:
+        if file.stat().st_size != size:
+            raise CheckpointError(f"{file}: {file.stat().st_size} bytes, {size} were written")
+        if _sha256(file) != sha256:
             raise CheckpointError(f"{file}: its content is not what was written (SHA-256 differs)")
     assert isinstance(manifest, dict)
     return manifest

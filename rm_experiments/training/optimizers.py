@@ -61,11 +61,16 @@ def load_optimizer_tensors(built: BuiltOptimizer, tensors: dict[str, Tensor]) ->
         CheckpointError: when it belongs to other parameters.
     """
     index_of = {name: index for index, name in enumerate(built.names)}
+    shapes = [one.shape for group in built.optimizer.param_groups for one in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")
         if name not in index_of:
             raise CheckpointError(f"the optimizer state holds {name!r}, which is not trained in this run")
+        if value.ndim and value.shape != shapes[index_of[name]]:
+            raise CheckpointError(
+                f"the optimizer state of {name!r} has the shape {tuple(value.shape)}, not the weight's"
+            )
         state.setdefault(index_of[name], {})[entry] = value
     if tensors and len(state) != len(built.names):
         lost = next(name for name in built.names if index_of[name] not in state)

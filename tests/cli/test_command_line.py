@@ -263,7 +263,6 @@ def test_one_wrong_setting_refuses_the_whole_sweep(cwd: Path, arguments: list[st
     assert contents(cwd) == before
 
 
-@pytest.mark.xfail(strict=True, reason="only grids of --multirun are checked as a whole, not those of sweep=...")
 def test_one_wrong_setting_refuses_the_whole_sweep_of_an_option(cwd: Path) -> None:
     before = contents(cwd)
 
@@ -316,7 +315,6 @@ def test_the_jobs_of_a_sweep_write_to_numbered_directories_and_nowhere_else(swee
     assert sorted(path.name for path in sweep.path.parent.iterdir()) == ["good.jsonl", "grid"]
 
 
-@pytest.mark.xfail(strict=True, reason="the sweep exits with the code of its first failed job")
 def test_a_sweep_with_a_failed_job_exits_with_1(sweep: Sweep) -> None:
     assert sweep.done.returncode == 1
 

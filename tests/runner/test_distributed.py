@@ -99,6 +99,7 @@ def test_two_processes_measure_what_one_does(alone: Path, several: Several) -> N
         assert line.pop("kind") == expected.pop("kind")
         assert line == pytest.approx(expected, abs=1e-5)
     assert two[-1]["eval_num_pairs"] == 21
+    assert [line["train_total_pairs"] for line in two if "train_loss" in line] == [10.0, 16.0]
 
 
 def test_two_processes_give_every_pair_the_reward_that_one_gives(alone: Path, several: Several) -> None:
@@ -122,9 +123,40 @@ def test_the_checkpoint_holds_the_state_of_every_process(several: Several) -> No
         assert {name.partition("/")[0] for name in tensors.keys()} == {"0", "1"}  # noqa: SIM118
 
 
-def test_a_wrong_input_of_two_processes_is_one_line(tmp_path: Path) -> None:
-    done = python(tmp_path, "rm_experiments", *OVERRIDES, "launch=accelerate", "checkpoint.metric=eval_acuracy")
+@pytest.mark.parametrize(
+    ("override", "code", "outcome"),
+    [
+        (
+            "checkpoint.metric=eval_acuracy",
+            2,
+            {
+                "kind": "user",
+                "message": "checkpoint.metric=eval_acuracy: not measured in this run; did you mean eval_accuracy?",
+            },
+        ),
+        (
+            "launch.num_processes=3",
+            1,
+            {"kind": "failed", "message": "launch.num_processes=3, but 1 were started"},
+        ),
+    ],
+)
+def test_a_process_that_was_started_reports_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, code: int, outcome: dict[str, str]
+) -> None:
+    from rm_experiments.cli import worker
+    from rm_experiments.config.compose import to_plain
+    from rm_experiments.launch.processes import JOB_FILE, OUTCOME_FILE
 
-    message = "checkpoint.metric=eval_acuracy: not measured in this run; did you mean eval_accuracy?"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"rm-train: {message}\n")
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["worker"])
+    overrides = [*OVERRIDES, "launch=accelerate", "launch.num_processes=1", override]
+    job = {"config": to_plain(rm_experiments.compose(overrides)), "sweep_dir": None, "command": overrides}
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
+
+    assert worker.main(folder) == code
+
+    assert json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")) == outcome
+    assert [path.name for path in tmp_path.iterdir()] == ["job"]

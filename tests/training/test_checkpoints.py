@@ -275,3 +275,12 @@ def test_discard_after_deletes_later_steps_only(store: CheckpointStore) -> None:
     assert store.steps() == [1, 2]
     store.discard_after(2)
     assert store.steps() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"files": []}', '{"files": {"w.bin": 3}}', '{"files": {"w.bin": {"sise": 1}}}', "[]", ""]
+)
+def test_a_manifest_of_another_form_is_a_checkpoint_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "MANIFEST.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"MANIFEST\.json is missing or unreadable"):
+        verify_directory(tmp_path)

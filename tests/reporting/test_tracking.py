@@ -1,0 +1,395 @@
+"""What goes to W&B and TensorBoard: names, mode, config, exit code. W&B itself is a stand-in that notes its calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rm_experiments.config.schema import RunConfig, TrackingBackend, TrackingConfig, TrackingMode
+from rm_experiments.errors import ConfigError, TrainingError
+from rm_experiments.reporting.tracking import NoTracker, panel_name, start_tracker
+
+NOT_LOGGED_IN = "tracking.mode=online: nobody is logged in to W&B; type wandb login, or tracking.mode=auto"
+
+
+class FakeRun:
+    url = "https://wandb.example/run"
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self.id = arguments["id"]
+        self.settings = SimpleNamespace(mode=arguments["mode"])
+        self.dir = str(Path(arguments["dir"]) / "wandb" / "a-run" / "files")
+        self.logged: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self.metrics: list[tuple[str, dict[str, Any]]] = []
+        self.exit_code: int | None = None
+
+    def define_metric(self, name: str, **settings: Any) -> None:
+        self.metrics.append((name, settings))
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+class FakeWandb(ModuleType):
+    """As much of W&B as is used."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        # Other packages look whether W&B is installed.
+        self.__spec__ = ModuleSpec("wandb", None)
+        self.errors = SimpleNamespace(Error=type("Error", (Exception,), {}))
+        self.Settings = lambda **values: values
+        self.Histogram = lambda values: ("histogram", values)
+        self.Table = lambda columns, data: ("table", columns, data)
+        self.logged_in: bool | Exception = False
+        self.unreachable = False
+        self.calls: list[dict[str, Any]] = []
+        self.runs: list[FakeRun] = []
+
+    def login(self, **settings: Any) -> bool:
+        # Anything else could ask the user or wait for a server.
+        assert settings == {"prompt": False, "verify": False, "timeout": 1}
+        if isinstance(self.logged_in, Exception):
+            raise self.logged_in
+        return self.logged_in
+
+    def init(self, **arguments: Any) -> FakeRun:
+        self.calls.append(arguments)
+        if self.unreachable and arguments["mode"] == "online":
+            raise self.errors.Error("no\nroute  to host")
+        self.runs.append(FakeRun(arguments))
+        return self.runs[-1]
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for name in ("MODE", "NAME", "PROJECT", "ENTITY", "RUN_GROUP", "JOB_TYPE", "NOTES", "DATA_DIR"):
+        # Set first, so that what the tracker sets is taken away afterwards.
+        monkeypatch.setenv(f"WANDB_{name}", "")
+        monkeypatch.delenv(f"WANDB_{name}")
+    return fake
+
+
+def start(config: TrackingConfig, directory: Path, **changes: Any) -> tuple[Any, list[str]]:
+    arguments: dict[str, Any] = {
+        "name": "my run", "run_dir": directory, "group": None, "settings": {"seed": 1}, "set_names": (),
+        "run_id": None, "wandb_dir": directory,
+    }  # fmt: skip
+    return start_tracker(config, **{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("key", "sets", "expected"),
+    [
+        ("eval_loss", (), "eval/loss"),
+        ("eval_mean_chosen_reward", (), "eval/mean_chosen_reward"),
+        ("train_loss", (), "train/loss"),
+        ("train_pairs_per_second", (), "train/pairs_per_second"),
+        ("eval_list_accuracy", (), "eval/list_accuracy"),
+        ("eval_bench_accuracy", ("bench",), "eval/bench/accuracy"),
+        ("eval_bench_easy_accuracy", ("bench",), "eval/bench/easy_accuracy"),
+        ("eval_bench_easy_accuracy", ("bench", "bench_easy"), "eval/bench_easy/accuracy"),
+        ("eval_benchmark_accuracy", ("bench",), "eval/benchmark_accuracy"),
+        ("train_bench_accuracy", ("bench",), "train/bench_accuracy"),
+        ("global_step", (), "global_step"),
+        ("epoch", (), "epoch"),
+        ("eval_", (), "eval_"),
+    ],
+)
+def test_a_panel_has_the_metric_name_with_a_slash_after_prefix_and_set(
+    key: str, sets: tuple[str, ...], expected: str
+) -> None:
+    assert panel_name(key, sets) == expected
+
+
+@pytest.mark.parametrize(
+    ("logged_in", "mode", "lines"),
+    [
+        (False, "offline", ["W&B: nobody is logged in, so this run is logged offline."]),
+        (ValueError("key is 3 characters"), "offline", ["W&B: nobody is logged in, so this run is logged offline."]),
+        (True, "online", []),
+    ],
+)
+def test_auto_is_online_only_for_who_is_logged_in(
+    wandb: FakeWandb, tmp_path: Path, logged_in: Any, mode: str, lines: list[str]
+) -> None:
+    wandb.logged_in = logged_in
+
+    _, said = start(TrackingConfig(), tmp_path)
+
+    assert [call["mode"] for call in wandb.calls] == [mode]
+    assert said == lines
+
+
+def test_auto_falls_back_to_offline_when_wandb_cannot_be_reached(wandb: FakeWandb, tmp_path: Path) -> None:
+    wandb.logged_in, wandb.unreachable = True, True
+
+    _, said = start(TrackingConfig(), tmp_path)
+
+    assert [call["mode"] for call in wandb.calls] == ["online", "offline"]
+    assert said == ["W&B cannot be reached within seconds; this run is logged offline."]
+
+
+def test_online_is_refused_when_nobody_is_logged_in(wandb: FakeWandb, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        start(TrackingConfig(mode=TrackingMode.online), tmp_path)
+
+    assert str(caught.value) == NOT_LOGGED_IN
+    assert wandb.calls == []
+
+
+def test_online_is_refused_in_one_line_when_wandb_cannot_be_reached(wandb: FakeWandb, tmp_path: Path) -> None:
+    wandb.logged_in, wandb.unreachable = True, True
+
+    with pytest.raises(ConfigError) as caught:
+        start(TrackingConfig(mode=TrackingMode.online), tmp_path)
+
+    assert str(caught.value) == (
+        "tracking.mode=online: W&B cannot be reached (no route to host); try tracking.mode=auto or offline"
+    )
+
+
+@pytest.mark.parametrize(
+    "config", [TrackingConfig(mode=TrackingMode.disabled), TrackingConfig(backend=TrackingBackend.none)]
+)
+def test_without_tracking_wandb_is_not_asked(wandb: FakeWandb, tmp_path: Path, config: TrackingConfig) -> None:
+    tracker, said = start(config, tmp_path)
+
+    assert isinstance(tracker, NoTracker)
+    assert (said, wandb.calls) == ([], [])
+    tracker.log(1, {"eval_loss": 1.0})
+    tracker.summarise({})
+    assert tracker.finish(0) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wandb_gets_the_settings_nested_and_the_keys_of_tracking(wandb: FakeWandb, tmp_path: Path) -> None:
+    config = TrackingConfig(
+        mode=TrackingMode.offline, project="p", entity="e", tags=["a", "b"], notes="n", job_type="j"
+    )
+    settings = {"optimizer": {"lr": 0.1, "betas": [0.9, 0.999]}, "run": {"max_steps": 3}}
+
+    start(config, tmp_path, settings=settings, group="sweep")
+
+    (call,) = wandb.calls
+    assert call["config"] == settings
+    asked = {key: call[key] for key in ("project", "entity", "group", "job_type", "tags", "notes", "name", "dir")}
+    assert asked == {
+        "project": "p", "entity": "e", "group": "sweep", "job_type": "j", "tags": ["a", "b"], "notes": "n",
+        "name": "my run", "dir": tmp_path,
+    }  # fmt: skip
+    assert (call["resume"], call["reinit"]) == (None, "finish_previous")
+    assert wandb.runs[0].metrics == [("global_step", {"hidden": True}), ("*", {"step_metric": "global_step"})]
+
+
+def test_a_named_group_wins_over_that_of_the_sweep(wandb: FakeWandb, tmp_path: Path) -> None:
+    start(TrackingConfig(group="mine"), tmp_path, group="sweep")
+
+    assert wandb.calls[0]["group"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("variable", "argument"),
+    [
+        ("WANDB_NAME", "name"),
+        ("WANDB_PROJECT", "project"),
+        ("WANDB_ENTITY", "entity"),
+        ("WANDB_RUN_GROUP", "group"),
+        ("WANDB_JOB_TYPE", "job_type"),
+        ("WANDB_NOTES", "notes"),
+    ],
+)
+def test_wandbs_own_variables_win(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, argument: str
+) -> None:
+    monkeypatch.setenv(variable, "theirs")
+
+    start(TrackingConfig(), tmp_path, group="sweep")
+
+    assert wandb.calls[0][argument] == "theirs"
+
+
+def test_wandb_mode_wins_over_the_key(wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.logged_in = True
+
+    start(TrackingConfig(mode=TrackingMode.online), tmp_path)
+
+    assert wandb.calls[0]["mode"] == "offline"
+
+
+def test_a_new_run_has_an_id_that_can_be_read_and_a_resumed_one_its_own(wandb: FakeWandb, tmp_path: Path) -> None:
+    first, _ = start(TrackingConfig(), tmp_path)
+    second, _ = start(TrackingConfig(), tmp_path)
+    again, _ = start(TrackingConfig(), tmp_path, run_id=first.run_id)
+
+    assert first.run_id.startswith("my-run-")
+    assert len(first.run_id) == len("my-run-") + 8
+    assert second.run_id != first.run_id
+    assert again.run_id == first.run_id
+    assert [call["resume"] for call in wandb.calls] == [None, None, "allow"]
+
+
+def test_metrics_are_logged_against_global_step_under_their_panel_names(wandb: FakeWandb, tmp_path: Path) -> None:
+    tracker, _ = start(TrackingConfig(), tmp_path, set_names=("bench",))
+
+    tracker.log(7, {"eval_loss": 0.5, "eval_bench_accuracy": 0.75})
+    tracker.summarise({"status": "finished"})
+
+    assert wandb.runs[0].logged == [{"global_step": 7, "eval/loss": 0.5, "eval/bench/accuracy": 0.75}]
+    assert wandb.runs[0].summary == {"status": "finished"}
+
+
+def test_distributions_leave_out_what_is_not_finite(wandb: FakeWandb, tmp_path: Path) -> None:
+    tracker, _ = start(TrackingConfig(), tmp_path)
+    records = {"reward_chosen": np.array([1.0, np.nan, 2.0]), "reward_rejected": np.array([np.inf, -1.0])}
+
+    tracker.log_records(3, records, [{"id": "a", "margin": -1.0}, {"id": "b", "margin": -0.5}])
+    tracker.log_records(4, records, [])
+
+    with_table, without = wandb.runs[0].logged
+    assert with_table == {
+        "global_step": 3,
+        "eval/rewards_chosen": ("histogram", [1.0, 2.0]),
+        "eval/rewards_rejected": ("histogram", [-1.0]),
+        "eval/most_wrong_pairs": ("table", ["id", "margin"], [["a", -1.0], ["b", -0.5]]),
+    }
+    assert set(without) == {"global_step", "eval/rewards_chosen", "eval/rewards_rejected"}
+
+
+@pytest.mark.parametrize("exit_code", [0, 1, 143])
+def test_closing_passes_the_exit_code_and_says_where_the_run_is(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    offline, _ = start(TrackingConfig(), tmp_path)
+    wandb.logged_in = True
+    online, _ = start(TrackingConfig(), tmp_path)
+
+    assert offline.finish(exit_code) == ["W&B: offline; upload with  wandb sync wandb/a-run"]
+    assert online.finish(exit_code) == ["W&B: https://wandb.example/run"]
+    assert [run.exit_code for run in wandb.runs] == [exit_code, exit_code]
+
+
+def test_tensorboard_gets_the_same_names(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker, said = start(TrackingConfig(backend=TrackingBackend.tensorboard), tmp_path, set_names=("bench",))
+    tracker.log(2, {"eval_loss": 0.5, "eval_bench_accuracy": 0.25, "train_lr": 0.125})
+    tracker.log_records(2, {"reward_chosen": np.ones(3), "reward_rejected": np.zeros(3)}, [{"id": "a"}])
+    tracker.summarise({"steps": 2, "status": "finished"})
+    assert tracker.finish(0) == []
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["scalars"]) == {"eval/loss", "eval/bench/accuracy", "train/lr", "summary/steps"}
+    assert [(event.step, event.value) for event in events.Scalars("eval/bench/accuracy")] == [(2, 0.25)]
+    assert set(tags["histograms"]) == {"eval/rewards_chosen", "eval/rewards_rejected"}
+    assert said == [f"TensorBoard: tensorboard --logdir {tmp_path}"]
+
+
+def small_run(compose: Callable[..., RunConfig], directory: Path, *overrides: str) -> RunConfig:
+    return compose(f"run_dir={directory / 'run'}", "train.max_steps=1", "eval=none", "tracking=wandb", *overrides)
+
+
+def test_a_run_that_fails_is_a_failed_run_in_wandb_too(
+    compose: Callable[..., RunConfig], wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rm_experiments.runner.session import Session
+    from rm_experiments.runner.train import train
+
+    def fail(self: Session) -> str:
+        raise TrainingError("boom")
+
+    monkeypatch.setattr(Session, "run", fail)
+
+    with pytest.raises(TrainingError, match=r"^boom$"):
+        train(small_run(compose, tmp_path))
+
+    (run,) = wandb.runs
+    assert run.exit_code == 1
+    assert (run.summary["status"], run.summary["error"]) == ("failed", "TrainingError: boom")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["status"], summary["error"]) == ("failed", "TrainingError: boom")
+
+
+def test_a_run_that_ends_well_says_so_to_wandb(
+    compose: Callable[..., RunConfig], wandb: FakeWandb, tmp_path: Path
+) -> None:
+    from rm_experiments.config.compose import to_plain
+    from rm_experiments.runner.train import train
+
+    config = small_run(compose, tmp_path, "tracking.mode=offline", "train.log_every_steps=1", "name=well")
+
+    train(config)
+
+    (run,) = wandb.runs
+    (call,) = wandb.calls
+    assert run.exit_code == 0
+    assert (run.summary["status"], run.summary["steps"]) == ("finished", 1)
+    assert {key: call["config"][key] for key in to_plain(config)} == to_plain(config)
+    assert call["config"]["run"]["max_steps"] == 1
+    assert (call["name"], call["group"], call["dir"]) == ("well", None, tmp_path / "run")
+    assert [values["global_step"] for values in run.logged] == [1]
+    assert "train/loss" in run.logged[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing", "message"),
+    [
+        (["tracking=wandb", "tracking.mode=online"], None, NOT_LOGGED_IN),
+        (
+            ["tracking=tensorboard"],
+            "torch.utils.tensorboard",
+            "tracking=tensorboard needs it; type pip install 'rm_experiments[tensorboard]'",
+        ),
+    ],
+)
+def test_tracking_that_is_not_possible_is_refused_before_anything_is_written(
+    compose: Callable[..., RunConfig], wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str], missing: str | None, message: str,
+) -> None:  # fmt: skip
+    from rm_experiments.runner.train import train
+
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+
+    with pytest.raises(ConfigError) as caught:
+        train(small_run(compose, tmp_path, *overrides))
+
+    assert str(caught.value) == message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.xfail(strict=True, reason="the first run's directory stays in the environment of the process")
+def test_tables_of_every_run_are_staged_in_its_own_directory(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = []
+
+    def init(**arguments: Any) -> FakeRun:
+        staged.append(os.environ["WANDB_DATA_DIR"])
+        return FakeRun(arguments)
+
+    monkeypatch.setattr(wandb, "init", init)
+    for name in ("one", "two"):
+        start(TrackingConfig(), tmp_path, wandb_dir=tmp_path / name)
+
+    assert staged == [str(tmp_path / "one" / "wandb"), str(tmp_path / "two" / "wandb")]
