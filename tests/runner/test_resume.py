@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from rm_experiments.launch.signals import stop_on_signals
+
 MAX_STEPS = 7
 # Dropout draws random numbers; the window of training metrics is longer than the distance of two checkpoints; the
 # evaluation falls between two of them.
@@ -209,3 +211,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(runs: dict[str, 
     assert f"Going on from run/checkpoints/{before} (step {step} of {MAX_STEPS})." in damaged.stderr
     assert damaged.weights == runs["straight"].weights
     assert damaged.metrics == runs["straight"].metrics
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)], ids=lambda one: str(one)
+)
+def test_a_signal_is_a_request_that_ends_with_the_run(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+
+    with stop_on_signals() as stop:
+        assert stop.signal_number is None
+        os.kill(os.getpid(), number)
+        # A terminal and a launcher both pass the same request on.
+        os.kill(os.getpid(), number)
+
+    assert (stop.signal_number, stop.exit_code) == (number, code)
+    assert signal.getsignal(number) is before
