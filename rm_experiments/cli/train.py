@@ -23,6 +23,7 @@ from rm_experiments.config.compose import (
     conf_dir,
     explain,
     from_plain,
+    null_section,
     register_schema,
     sweep_combinations,
     to_plain,
@@ -34,9 +35,8 @@ from rm_experiments.launch import ranks
 from rm_experiments.launch.processes import run_on_ranks
 from rm_experiments.runner.paths import check_paths
 
-
-class _JobFailed(Exception):
-    """A job of a sweep failed, and its line was printed; the sweep goes on and exits with 1."""
+_failed_jobs: list[str] = []
+"""Jobs of this sweep that failed; their lines were printed, and the sweep exits with 1."""
 
 
 def main() -> None:
@@ -49,8 +49,8 @@ def main() -> None:
             return
         _check_sweep(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_job)()
-    except _JobFailed:
-        sys.exit(1)
+        if _failed_jobs:
+            sys.exit(1)
     except UserError as error:
         _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -59,6 +59,8 @@ def main() -> None:
         if "Config group override" not in str(error):
             raise
         _refuse(f"{error}; a group needs an option, as in model=tiny")
+    except AssertionError as error:
+        _refuse(null_section(sys.argv[1:], error))
     except TrainingError as error:
         _fail(error)
     except KeyboardInterrupt:
@@ -97,7 +99,9 @@ def _sweep_job(composed: DictConfig, job_dir: Path, sweep_dir: Path) -> float:
     except Exception as error:
         _leave_failure(job_dir, error)
         print(f"rm-train: job {job_dir.name} failed: {error}", file=sys.stderr)  # noqa: T201
-        raise _JobFailed from error
+        # Not raised: Hydra would print a line of its own, and the others go on in either case.
+        _failed_jobs.append(job_dir.name)
+        return float("nan")
     if outcome["exit_code"]:
         # Stopped from outside: the rest of the sweep does not begin.
         sys.exit(outcome["exit_code"])

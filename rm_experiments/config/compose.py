@@ -47,14 +47,17 @@ def to_run_config(composed: DictConfig) -> RunConfig:
         ConfigError: for an unknown key (also one added with `+`), a missing or wrongly typed value, or a value that
             `validation.check` refuses.
     """
-    _refuse_unknown_keys(composed, RunConfig, "")
-    missing = sorted(OmegaConf.missing_keys(composed))
+    try:
+        _refuse_unknown_keys(composed, RunConfig, "")
+        missing = sorted(OmegaConf.missing_keys(composed))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
     if missing:
         raise ConfigError(f"{missing[0]} is not set; type {missing[0]}=VALUE")
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(one_line(error)) from error
+        raise ConfigError(explain(error)) from error
     assert isinstance(config, RunConfig)
     config.data.eval_sets = {str(name): _eval_set(str(name), value) for name, value in config.data.eval_sets.items()}
     return check(config)
@@ -66,6 +69,19 @@ def from_plain(values: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: as `to_run_config`.
     """
+    return _from_escaped(_escaped(values))
+
+
+def _escaped(values: Any) -> Any:
+    """Plain values as OmegaConf reads them: a text with `${` in it is a text, not an interpolation."""
+    if isinstance(values, dict):
+        return {key: _escaped(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_escaped(value) for value in values]
+    return values.replace("${", "\\${") if isinstance(values, str) else values
+
+
+def _from_escaped(values: dict[str, Any]) -> RunConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), values)
     except OmegaConfBaseException as error:
@@ -90,7 +106,7 @@ def config_yaml(config: RunConfig) -> str:
 
     `rm-train --config-dir DIR --config-name config` repeats the run.
     """
-    values = {key: value for key, value in to_plain(config).items() if key not in _NOT_REPEATED}
+    values = _escaped({key: value for key, value in to_plain(config).items() if key not in _NOT_REPEATED})
     head = {"defaults": [SCHEMA_NAME, "hydra_settings", "_self_"]}
     dump = {"sort_keys": False, "allow_unicode": True, "width": 120}
     return yaml.safe_dump(head, **dump) + yaml.safe_dump(values, **dump)  # type: ignore[call-overload]
@@ -100,7 +116,7 @@ def load_config_yaml(path: Path) -> RunConfig:
     """The config that `config_yaml` wrote."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     values.pop("defaults", None)
-    return from_plain(values)
+    return _from_escaped(values)
 
 
 def schema_keys(schema: type = RunConfig, prefix: str = "") -> list[str]:
@@ -160,6 +176,16 @@ def _explain_missing_option(error: MissingConfigException) -> str:
     )
 
 
+def null_section(overrides: list[str], error: AssertionError) -> str:
+    """One line for a key of a section that is null in the composed config, where OmegaConf only asserts."""
+    sections = {"data.sandbox.": "data=sandbox", "model.scratch.": "model=tiny"}
+    for override in overrides:
+        for prefix, remedy in sections.items():
+            if override.lstrip("+").startswith(prefix):
+                return f"{override.lstrip('+')}: {prefix[:-1]} is null in this combination; it goes with {remedy}"
+    raise error
+
+
 def one_line(error: BaseException) -> str:
     """The first informative line of a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -217,6 +243,8 @@ def compose_run_config(overrides: list[str]) -> RunConfig:
             composed = hydra_compose("train", overrides)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(explain(error)) from error
+        except AssertionError as error:
+            raise ConfigError(null_section(overrides, error)) from error
     return to_run_config(composed)
 
 

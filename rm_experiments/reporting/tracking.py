@@ -19,6 +19,10 @@ _CONNECT_SECONDS = 10
 """With a key but no network W&B would try for 90 seconds; the run falls back to offline after this."""
 
 
+_staged: list[str] = []
+"""What this process set WANDB_DATA_DIR to, one run after the other; a user's own value is left alone."""
+
+
 class Tracker(Protocol):
     """Where metrics go while a run is going on. Methods are called on one process."""
 
@@ -109,7 +113,9 @@ def _start_wandb(
     import wandb
 
     # Tables and media are staged in the home directory otherwise, and are lost when the run directory moves.
-    os.environ.setdefault("WANDB_DATA_DIR", str(wandb_dir / "wandb"))
+    if os.environ.get("WANDB_DATA_DIR") in (None, *_staged):
+        _staged.append(str(wandb_dir / "wandb"))
+        os.environ["WANDB_DATA_DIR"] = _staged[-1]
     wandb_dir.mkdir(parents=True, exist_ok=True)
     # W&B's own environment variables win over our keys.
     wanted = os.environ.get("WANDB_MODE") or config.mode.value

@@ -18,9 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rm_experiments.config.compose import config_yaml, to_plain
+from rm_experiments.config.compose import config_yaml, load_config_yaml, to_plain
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError
 
@@ -140,7 +138,7 @@ class RunDir:
             raise ConfigError(
                 f"run_dir={self.path}: already holds a run and resume=never; choose another run_dir, or resume=auto"
             )
-        before = yaml.safe_load((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
+        before = to_plain(load_config_yaml(self.path / CONFIG_FILE))
         for key, *values in _differences(before, to_plain(self._config)):
             old, new = (json.dumps(value) if not isinstance(value, str) else value for value in values)
             raise ConfigError(

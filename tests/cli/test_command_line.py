@@ -319,14 +319,8 @@ def test_a_sweep_with_a_failed_job_exits_with_1(sweep: Sweep) -> None:
     assert sweep.done.returncode == 1
 
 
-@pytest.mark.xfail(strict=True, reason="Hydra prints a line of its own for the first failed job")
 def test_a_refused_job_is_one_line_on_stderr(sweep: Sweep) -> None:
     assert not [line for line in sweep.done.stderr.splitlines() if line.startswith("Error executing job")]
-
-
-@pytest.mark.xfail(strict=True, reason="sweep.json is not written yet")
-def test_a_sweep_leaves_its_summary(sweep: Sweep) -> None:
-    assert (sweep.path / "sweep.json").is_file()
 
 
 def test_a_job_of_a_sweep_may_not_have_a_run_dir(cwd: Path) -> None:

@@ -229,7 +229,6 @@ def test_config_yaml_gives_the_same_config_again(overrides: list[str], tmp_path:
     assert load_config_yaml(path) == config
 
 
-@pytest.mark.xfail(strict=True, reason="a text that looks like an interpolation is written without escape")
 def test_config_yaml_keeps_a_text_that_looks_like_an_interpolation(tmp_path: Path) -> None:
     config = compose([r"tracking.notes='costs \${5}'"])
     assert config.tracking.notes == "costs ${5}"

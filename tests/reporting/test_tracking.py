@@ -378,7 +378,6 @@ def test_tracking_that_is_not_possible_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the first run's directory stays in the environment of the process")
 def test_tables_of_every_run_are_staged_in_its_own_directory(
     wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -15,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import rm_experiments
 from rm_experiments.launch.signals import stop_on_signals
 
-MAX_STEPS = 7
+MAX_STEPS = 6
 # Dropout draws random numbers; the window of training metrics is longer than the distance of two checkpoints; the
 # evaluation falls between two of them.
 COMMAND = [
@@ -77,6 +81,15 @@ def run(cwd: Path) -> Ended:
     return end(start(cwd), cwd)
 
 
+def run_here(cwd: Path) -> Ended:
+    """The same in this process, which saves the time that a new one takes to start."""
+    torch.set_num_threads(1)
+    said, told, path = io.StringIO(), io.StringIO(), cwd / "run"
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
+        result = rm_experiments.train(rm_experiments.compose([*COMMAND, f"run_dir={path}"]))
+    return Ended(path, result.exit_code, said.getvalue(), told.getvalue())
+
+
 def interrupt(cwd: Path, number: signal.Signals) -> Ended:
     """Start the run and send it the signal as soon as the fourth step is in metrics.jsonl."""
     child, path = start(cwd), cwd / "run" / "metrics.jsonl"
@@ -88,31 +101,37 @@ def interrupt(cwd: Path, number: signal.Signals) -> Ended:
     return end(child, cwd)
 
 
-def go_on(stopped: Ended, cwd: Path, damage: bool) -> Ended:
-    """Move the stopped run to `cwd` and end it there by the same command; with `damage`, one byte of the weights of its
-    newest checkpoint is another one."""
+def moved(stopped: Ended, cwd: Path) -> Path:
+    """A copy of a stopped run to go on with in `cwd`."""
     shutil.copytree(stopped.path, cwd / "run", symlinks=True)
-    if damage:
-        weights = cwd / "run" / "checkpoints" / stopped.checkpoints[-1] / "model.safetensors"
-        content = bytearray(weights.read_bytes())
-        content[-1] ^= 1
-        weights.write_bytes(content)
-    return run(cwd)
+    return cwd
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """One straight run, two that a signal stopped, and these two as they went on. Two at a time."""
+    """One straight run, two that a signal stopped, and these two as the same command ended them, the second after the
+    weights of its newest checkpoint were damaged."""
     names = ("straight", "SIGINT", "SIGTERM", "resumed", "damaged")
     places = {name: tmp_path_factory.mktemp(name) for name in names}
-    with ThreadPoolExecutor(2) as pool:
-        sigint = pool.submit(interrupt, places["SIGINT"], signal.SIGINT)
-        sigterm = pool.submit(interrupt, places["SIGTERM"], signal.SIGTERM)
-        straight = pool.submit(run, places["straight"])
-        resumed = pool.submit(go_on, sigint.result(), places["resumed"], False)
-        damaged = pool.submit(go_on, sigterm.result(), places["damaged"], True)
-        ended = (straight, sigint, sigterm, resumed, damaged)
-        return {name: one.result() for name, one in zip(names, ended, strict=True)}
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [
+            pool.submit(interrupt, places["SIGINT"], signal.SIGINT),
+            pool.submit(interrupt, places["SIGTERM"], signal.SIGTERM),
+        ]
+        straight = run_here(places["straight"])
+        sigint = waiting[0].result()
+        resumed = pool.submit(lambda: run(moved(sigint, places["resumed"])))
+        sigterm = waiting[1].result()
+        place = moved(sigterm, places["damaged"])
+        damage(place / "run" / "checkpoints" / sigterm.checkpoints[-1] / "model.safetensors")
+        ended = (straight, sigint, sigterm, resumed.result(), run_here(place))
+    return dict(zip(names, ended, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +145,7 @@ def test_the_straight_run_ends(runs: dict[str, Ended]) -> None:
     assert straight.code == 0, straight.stderr
     assert (straight.summary["status"], straight.summary["steps"]) == ("finished", MAX_STEPS)
     assert [(line["kind"], line["step"]) for line in straight.metrics] == [
-        ("train", 2), ("eval", 3), ("train", 4), ("train", 6), ("eval", 6), ("train", 7), ("eval", 7),
+        ("train", 2), ("eval", 3), ("train", 4), ("train", 6), ("eval", 6),
     ]  # fmt: skip
 
 
@@ -170,14 +189,18 @@ def test_a_resumed_run_remembers_the_best_evaluation(runs: dict[str, Ended], res
 
     for key in ("best", "best_step", "final", "steps", "epochs", "best_achievable_accuracy"):
         assert resumed.summary[key] == straight[key], key
-    assert resumed.checkpoints == runs["straight"].checkpoints
     assert os.readlink(resumed.path / "checkpoints" / "best") == f"step_{straight['best_step']:08d}"
+
+
+@pytest.mark.xfail(strict=True, reason="records that were read from a file are given to torch without a copy")
+def test_a_resumed_run_prints_no_warning_of_a_library(resumed: Ended) -> None:
+    assert "Warning" not in resumed.stderr
 
 
 def test_a_resumed_run_writes_the_same_records(runs: dict[str, Ended], resumed: Ended) -> None:
     expected = sorted(path.relative_to(runs["straight"].path) for path in runs["straight"].path.rglob("*.parquet"))
 
-    assert len(expected) == 3
+    assert len(expected) == 2
     for path in expected:
         assert (resumed.path / path).read_bytes() == (runs["straight"].path / path).read_bytes()
 
@@ -195,7 +218,7 @@ def test_a_resumed_run_is_the_same_run(runs: dict[str, Ended], resumed: Ended) -
 def test_only_the_newest_and_the_best_checkpoint_are_kept(runs: dict[str, Ended]) -> None:
     best = runs["straight"].summary["best_step"]
 
-    assert runs["straight"].checkpoints == [f"step_{step:08d}" for step in sorted({best, 6, 7})]
+    assert runs["straight"].checkpoints == [f"step_{step:08d}" for step in sorted({best, 4, 6})]
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(runs: dict[str, Ended]) -> None:
@@ -204,11 +227,11 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(runs: dict[str, 
 
     assert damaged.code == 0, damaged.stderr
     assert (
-        f"Passed over: run/checkpoints/{newest}/model.safetensors: its content is not what was written "
+        f"Passed over: {damaged.path}/checkpoints/{newest}/model.safetensors: its content is not what was written "
         "(SHA-256 differs)"
     ) in damaged.stderr
     step = int(before.removeprefix("step_"))
-    assert f"Going on from run/checkpoints/{before} (step {step} of {MAX_STEPS})." in damaged.stderr
+    assert f"Going on from {damaged.path}/checkpoints/{before} (step {step} of {MAX_STEPS})." in damaged.stderr
     assert damaged.weights == runs["straight"].weights
     assert damaged.metrics == runs["straight"].metrics
 
