@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 import rm_experiments
-from rm_experiments.config.compose import from_plain
+from rm_experiments.config.compose import to_run_config
+from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import TrainingError, UserError
 
 TINY = (
@@ -203,7 +205,8 @@ def test_cfg_job_prints_the_composed_config_and_does_nothing(cwd: Path) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     expected = rm_experiments.compose(["experiment=sandbox_label_noise", "seed=7"])
-    assert from_plain(yaml.safe_load(done.stdout)) == expected
+    printed = OmegaConf.merge(OmegaConf.structured(RunConfig), yaml.safe_load(done.stdout))
+    assert to_run_config(printed) == expected
     assert contents(cwd) == before
 
 
