@@ -58,10 +58,13 @@ FLAGS: dict[str, int] = {
             "special_token_text",
             "turn_markers_in_chosen",
             "turn_markers_in_rejected",
+            "tools",
+            "tool_calls",
         )
     )
 }
-"""Bits of the column `flags`; their meanings are those of the audit's kinds of findings."""
+"""Bits of the column `flags`; their meanings are those of the audit's kinds of findings. The last two say that the
+pair names tools, and that a turn of it calls one."""
 
 MIN_REPEATED_CHARS = 40
 """Characters that the last turn of a prompt must have in normal form to be looked for in the answers: about eight
@@ -205,10 +208,13 @@ _ASKING = ("user", "tool")
 
 
 def _flags_of_turns(pair: PreferencePair) -> int:
+    flags = FLAGS["tools"] * bool(pair.tools)
     if isinstance(pair.prompt, str) and isinstance(pair.chosen, str) and isinstance(pair.rejected, str):
-        return 0
+        return flags
+    turns = (turn for text in (pair.prompt, pair.chosen, pair.rejected) if not isinstance(text, str) for turn in text)
+    flags |= FLAGS["tool_calls"] * any("tool_calls" in turn for turn in turns)
     prompt = _roles(pair.prompt, "user")
-    flags = FLAGS["consecutive_roles"] * _consecutive(prompt)
+    flags |= FLAGS["consecutive_roles"] * _consecutive(prompt)
     for answer in (_roles(pair.chosen, "assistant"), _roles(pair.rejected, "assistant")):
         if len(answer) > 1 and _consecutive(answer):
             flags |= FLAGS["consecutive_roles"]

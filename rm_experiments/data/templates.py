@@ -17,13 +17,18 @@ from rm_experiments.data.special_text import MARK, SpecialTexts, quoted
 from rm_experiments.errors import ConfigError
 
 PLAIN_TEMPLATE = (
-    "{{ FIRST }}{% for message in messages %}"
+    "{{ FIRST }}{% if tools %}{{ 'Tools: ' + tools | tojson + '\\n\\n' }}{% endif %}"
+    "{% for message in messages %}"
     "{% if not loop.first %}{{ '\\n\\n' }}{% endif %}"
     "{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% if message['tool_calls'] %}"
+    "{{ (' ' if message['content'] else '') + message['tool_calls'] | tojson }}"
+    "{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% else %}{{ LAST }}{% endif %}"
 )
-"""For tokenizers without a chat template: `User: ...`, a blank line, `Assistant: ...`, then the last token."""
+"""For tokenizers without a chat template: `User: ...`, a blank line, `Assistant: ...`, then the last token. Tools and
+their calls are shown as JSON."""
 
 # A template of the model's own, completed: rendered as it stands, then the tokens that reward models need at both ends
 # are added where they are missing. Text after the end-of-turn token (often one line break) is taken off, because the
@@ -80,6 +85,11 @@ def _named_template(setting: str) -> tuple[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"data.chat_template={setting}: cannot be read as UTF-8 text ({error})") from error
     return (setting if setting in known else path.name), text.removesuffix("\n")
+
+
+def shows(tokenizer: PreTrainedTokenizerBase, variable: str) -> bool:
+    """Whether the chat template reads `variable`: `tools`, or a field of messages such as `tool_calls`."""
+    return variable in str(tokenizer.chat_template)
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -52,6 +52,8 @@ class LengthReport:
     truncated_chosen: int = 0
     """Pairs whose chosen answer lost its end."""
     truncated_rejected: int = 0
+    read_alike: int = 0
+    """Pairs whose two sides are the same token ids: no model can tell them apart."""
     longest: int = 0
     """Tokens of the longest sequence before any cut."""
     tokens: int = 0
@@ -127,6 +129,8 @@ def tokenize_table(
             outcome = 0
             if max(full) > max_length:
                 shared, chosen_ids, rejected_ids, outcome = cutter.cut(shared, chosen_ids, rejected_ids)
+            if len(chosen_ids) == len(rejected_ids) and np.array_equal(chosen_ids, rejected_ids):
+                outcome |= tokens.ALIKE
             writer.add(chosen_ids, rejected_ids, full, shared, outcome)
     writer.close()
 
@@ -193,6 +197,7 @@ def _report(
             "truncated_prompts": int(((inside & tokens.TRUNCATED_PROMPT) > 0).sum()),
             "truncated_chosen": int(((inside & tokens.TRUNCATED_CHOSEN) > 0).sum()),
             "truncated_rejected": int(((inside & tokens.TRUNCATED_REJECTED) > 0).sum()),
+            "read_alike": int(((inside & (tokens.ALIKE | tokens.DROPPED)) == tokens.ALIKE).sum()),
         }
 
     report = LengthReport(

@@ -15,7 +15,9 @@ from rm_experiments.data.table import PairTable
 
 Ids = NDArray[np.int32]
 
-TRUNCATED_PROMPT, TRUNCATED_CHOSEN, TRUNCATED_REJECTED, DROPPED, TOO_LONG, NO_ROOM = (1 << bit for bit in range(6))
+TRUNCATED_PROMPT, TRUNCATED_CHOSEN, TRUNCATED_REJECTED, DROPPED, TOO_LONG, NO_ROOM, ALIKE = (
+    1 << bit for bit in range(7)
+)
 """Bits of `TokenStore.outcome`."""
 
 

@@ -63,6 +63,7 @@ _COUNTS: tuple[tuple[str, str, tuple[str, ...], bool], ...] = (
     ("Too long", "Dropped as too long", ("dropped_overlength",), False),
     ("Prompts cut", "Prompts cut", ("truncated_prompts",), False),
     ("Answers cut", "Answers cut", ("truncated_chosen", "truncated_rejected"), False),
+    ("Alike", "Both sides read alike", ("read_alike",), False),
     ("Ties", "Label ties", ("label_ties",), False),
     ("", "Soft labels", ("soft_labels",), False),
     ("", "Without margin", ("missing_margins",), False),
@@ -120,6 +121,7 @@ def subset_table(split: Mapping[str, Any]) -> Table:
         ("Prompts cut", ("truncated_prompts",)),
         ("Chosen cut", ("truncated_chosen",)),
         ("Rejected cut", ("truncated_rejected",)),
+        ("Both sides read alike", ("read_alike",)),
     ):
         values = [total(one, keys) for one in subsets.values()]
         if any(values):

@@ -91,6 +91,7 @@ _NOTED: tuple[tuple[tuple[str, ...], str], ...] = (
     (("dropped_by_audit",), "dropped by the audit"),
     (("truncated_prompts",), "prompts cut"),
     (("truncated_chosen", "truncated_rejected"), "answers cut"),
+    (("read_alike",), "whose sides read alike"),
     (("label_ties",), "label ties"),
     (("soft_labels",), "soft labels"),
     (("missing_margins",), "without margin"),

@@ -30,6 +30,7 @@ from rm_experiments.runner.prepare import Prepared, plain_report, prepare
 from rm_experiments.runner.run_dir import CONFIG_FILE, write_json, write_text
 
 REPORT_FILE, PAGE_FILE, PLOTS_FOLDER = "data_report.json", "data.html", "plots"
+_CUT = TRUNCATED_PROMPT | TRUNCATED_CHOSEN | TRUNCATED_REJECTED
 _EXAMPLES_OF_TRAIN, _EXAMPLES_OF_OTHERS = 16, 8
 
 
@@ -171,7 +172,7 @@ def _examples(
     for name, pairs in splits.items():
         most = _EXAMPLES_OF_TRAIN if name == "train" else max(2, _EXAMPLES_OF_OTHERS // max(1, len(splits) - 1))
         subsets = list(pairs.columns["subset"])
-        chosen = choose_examples(pairs.lengths, pairs.outcome > 0, subsets, seed, most)
+        chosen = choose_examples(pairs.lengths, (pairs.outcome & _CUT) > 0, subsets, seed, most)
         examples[name] = [_view(pairs, index, reason, tokenizer, special) for index, reason in chosen]
     return examples
 

@@ -18,12 +18,14 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedDataParallelKwargs
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from rm_experiments.config.data_schema import TextAs
 from rm_experiments.config.rules import evaluates
 from rm_experiments.config.schema import Device, ModelSource, Precision, RunConfig, TrainConfig
 from rm_experiments.data.cache import DataCache
+from rm_experiments.data.features import FLAGS
 from rm_experiments.data.pairs import PreferencePair, answer_messages, prompt_messages
 from rm_experiments.data.splits import Split, Splits, load_splits
-from rm_experiments.data.templates import prepare_tokenizer
+from rm_experiments.data.templates import prepare_tokenizer, shows
 from rm_experiments.data.tokenization import summary, tokenize_split
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import ConfigError, DataError
@@ -115,6 +117,7 @@ def prepare(config: RunConfig, split_off: bool = True) -> Prepared:
 
     train = tokenized("train", splits.train)
     evaluation = {name: tokenized(name, split) for name, split in splits.evaluation.items()}
+    notes += _unshown_tools({"train": splits.train, **splits.evaluation}, tokenizer, data.text_as)
     if config.loss.use_margin and not np.any(train.target_margin):
         raise DataError(
             f"{splits.train.key}: loss.use_margin=true, but no row has a margin; "
@@ -126,6 +129,20 @@ def prepare(config: RunConfig, split_off: bool = True) -> Prepared:
         tokenizer=tokenizer, model_config=model_config, max_length=max_length, train=train,
         evaluation=evaluation, splits=splits, report=report, notes=notes,
     )  # fmt: skip
+
+
+def _unshown_tools(splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase, text_as: TextAs) -> list[str]:
+    """What the rows say of tools and the model does not get to read, a sentence per split."""
+    notes = []
+    for name, split in splits.items():
+        flags = split.table.values("flags", split.rows)
+        for flag, words in (("tools", "name tools"), ("tool_calls", "call tools")):
+            many = int(((flags & np.uint32(FLAGS[flag])) > 0).sum())
+            # A text with tools is rendered by the template only as chat.
+            if many and not (shows(tokenizer, flag) and (flag == "tool_calls" or text_as is TextAs.chat)):
+                why = "data.text_as=raw" if shows(tokenizer, flag) else "the chat template"
+                notes.append(f"Tools: {many} pairs of {name} {words}, which {why} does not show to the model.")
+    return notes
 
 
 def _scratch_tokenizer(train: Split, vocabulary_size: int, cache: DataCache) -> PreTrainedTokenizerBase:

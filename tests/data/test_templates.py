@@ -95,6 +95,17 @@ def test_plain_template_keeps_whitespace_and_braces_of_the_content(
     assert text == f"<|bos|>User: {content}<|eos|>"
 
 
+def test_plain_template_shows_tools_and_their_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"é": 1}}}]}
+    dialogue = [{"role": "user", "content": "hi"}, call, {"role": "tool", "content": "2"}, {**call, "content": "so"}]
+    (text,) = render(tokenizer, [dialogue], tools=[{"name": "f"}])
+    assert text == (
+        '<|bos|>Tools: [{"name": "f"}]\n\nUser: hi\n\n'
+        'Assistant: [{"function": {"name": "f", "arguments": {"é": 1}}}]\n\nTool: 2\n\n'
+        'Assistant: so [{"function": {"name": "f", "arguments": {"é": 1}}}]<|eos|>'
+    )
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -75,6 +75,15 @@ def test_pair_that_just_fits_is_left_alone(policy: Overlength) -> None:
 
 
 @pytest.mark.parametrize(
+    ("policy", "read_alike"), [(Overlength.truncate_prompt, 2), (Overlength.truncate_response, 3), (Overlength.drop, 1)]
+)
+def test_pairs_whose_sides_read_alike_are_counted(policy: Overlength, read_alike: int) -> None:
+    pairs = [pair("a", "bcd", "bce"), pair("a", "bcdef", "bcdeg"), pair("a", "b", "b"), pair("a", "b", "bc")]
+    _, report = tokenize(pairs, 5, policy)
+    assert report.read_alike == read_alike
+
+
+@pytest.mark.parametrize(
     ("max_length", "chosen", "rejected", "prompt_tokens"),
     [(6, "<bcde>", "<bcf>", 3), (5, "<cde>", "<cf>", 2), (4, "<de>", "<f>", 1)],
 )
@@ -169,7 +178,7 @@ def test_counts_of_a_subset_are_given_where_it_lost_something() -> None:
     assert report.by_subset == {
         "long": {
             "pairs": 2, "kept": 2, "overlength_chosen": 0, "overlength_rejected": 1, "dropped_overlength": 0,
-            "truncated_prompts": 1, "truncated_chosen": 0, "truncated_rejected": 0,
+            "truncated_prompts": 1, "truncated_chosen": 0, "truncated_rejected": 0, "read_alike": 0,
         }
     }  # fmt: skip
     assert (report.overlength_chosen, report.overlength_rejected, report.truncated_chosen) == (1, 1, 1)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rm_experiments import compose, train
+from rm_experiments.runner.prepare import prepare
 
 TINY = (
     "tracking=none", "train.device=cpu", "train.precision=fp32", "model.scratch.hidden_size=16",
@@ -114,6 +115,30 @@ def test_tools_and_tool_calls_train_and_score_what_the_template_gives(tmp_path: 
             assert ids.count(tokenizer.eos_token_id) == 1
     assert "tool add\n" in tokenizer.decode(ids)
     assert " call add" in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((), []),
+        (
+            ("data.chat_template=chatml",),
+            ["name tools, which the chat template", "call tools, which the chat template"],
+        ),
+    ],
+)
+def test_tools_that_the_template_leaves_out_are_said(
+    tmp_path: Path, overrides: tuple[str, ...], said: list[str]
+) -> None:
+    prompt = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "tool_calls": [CALL]}]
+    row = {"prompt": [*prompt, {"role": "tool", "content": "2"}], "tools": [{"name": "add"}]}
+    rows = [{**row, "chosen": "2", "rejected": "3"}, {"prompt": "hi", "chosen": "a", "rejected": "b"}]
+    source = write(tmp_path / "rows.jsonl", rows)
+    config = compose([*TINY, "data=local", f"data.train={source}", f"data.eval={source}", *overrides])
+    notes = [note for note in prepare(config).notes if note.startswith("Tools:")]
+    assert notes == [
+        f"Tools: 1 pairs of {name} {words} does not show to the model." for name in ("train", "eval") for words in said
+    ]
 
 
 def test_second_run_reads_the_cache_and_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
