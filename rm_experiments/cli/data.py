@@ -79,6 +79,7 @@ def _look(config: RunConfig) -> None:
     check_paths(config)
     from rich.console import Console
 
+    from rm_experiments.reporting.console import results_console
     from rm_experiments.reporting.data_table import print_data_report
     from rm_experiments.runner.look import PAGE_FILE, PLOTS_FOLDER, REPORT_FILE, look
 
@@ -88,9 +89,7 @@ def _look(config: RunConfig) -> None:
     for note in result.notes:
         errors.print(note, markup=False, soft_wrap=True)
     errors.print()
-    print_data_report(
-        Console(highlight=False), result.report, [(what, result.directory / file) for what, file in written]
-    )
+    print_data_report(results_console(), result.report, [(what, result.directory / file) for what, file in written])
 
 
 def _refuse(message: str) -> NoReturn:

@@ -33,8 +33,28 @@ AUDIT_KINDS = (
 
 _SET_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
-_OF_THE_TEMPLATE = ("messages", "tools", "documents", "add_generation_prompt")
-"""Variables that are given to every template."""
+_NOT_VARIABLES = {
+    # Given to every template, by whoever calls it or by the tokenizer.
+    "messages", "tools", "documents", "add_generation_prompt", "contents_have_no_special_tokens",
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    # The other arguments of `apply_chat_template` and of what it calls.
+    "self", "conversation", "conversations", "chat_template", "continue_final_message", "tokenize",
+    "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs",
+}  # fmt: skip
+_WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
+
+
+def is_template_variable(name: object) -> bool:
+    """Whether `name` can be a variable of a chat template that the user or a row gives a value."""
+    return _VARIABLE.fullmatch(str(name)) is not None and name not in _NOT_VARIABLES
+
+
+def label_key(value: object) -> str:
+    """One text for all ways to write a label: `1`, `1.0`, `"1"` and `"1.0"`; `"A"` and `"a "`."""
+    text = str(value).strip().lower()
+    whole = _WHOLE_NUMBER.fullmatch(text)
+    return whole[1] if whole else text
 
 
 def data_numbers(data: DataConfig) -> Iterator[tuple[str, Any, Callable[[Any], bool], str]]:
@@ -76,7 +96,7 @@ def check_data(config: RunConfig) -> None:
     _mixture(data)
     _audit_limits(data)
     for name in data.chat_template_kwargs:
-        if not _VARIABLE.fullmatch(str(name)) or name in _OF_THE_TEMPLATE:
+        if not is_template_variable(name):
             raise refuse("data.chat_template_kwargs", name, "is no name for a variable of a chat template")
     for key in ("chat_template", "cache_dir"):
         if getattr(data, key) == "":
@@ -142,10 +162,9 @@ def _columns(key: str, columns: ColumnsConfig) -> None:
     seen: dict[str, str] = {}
     for name, values in meanings.items():
         for value in values or []:
-            if isinstance(value, list | dict):
+            if value is None or isinstance(value, list | dict):
                 raise refuse(f"{key}.{name}", values, "must be a list of texts, numbers or booleans")
-            # As the readers compare: 1 and "1" are one value, as in CSV.
-            other = seen.setdefault(str(value).lower(), name)
+            other = seen.setdefault(label_key(value), name)
             if other != name:
                 raise refuse(f"{key}.{name}", values, f"{value} is in {other} too")
 

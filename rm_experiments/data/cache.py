@@ -6,6 +6,7 @@ An entry is written aside and renamed, so it is whole or not there. One process 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ class DataCache:
 
         Args:
             kind: what the entry holds, for people.
-            key: everything that the content depends on, as plain values. The code of this package's data room is added.
+            key: everything that the content depends on, as plain values. `code_digest` is added.
         """
         name = f"{kind}-{digest([key, code_digest()])[:32]}"
         if self._root is None:
@@ -71,7 +73,8 @@ class DataCache:
                     _fill(directory, build)
                     return directory
         self.hits.append(kind)
-        os.utime(directory)  # So that the time of last use can be seen.
+        with contextlib.suppress(OSError):  # Another user's entry.
+            os.utime(directory)  # So that the time of last use can be seen.
         return directory
 
 
@@ -82,10 +85,13 @@ def digest(key: Any) -> str:
 
 @lru_cache
 def code_digest() -> str:
-    """Hash of the code that makes entries, so that other code never reads them."""
+    """Hash of the code that makes entries, so that other code never reads them: pairs, tokenizers and token ids."""
+    room = Path(__file__).parent
     hasher = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in (*sorted(room.rglob("*.py")), room.parent / "modeling" / "tokenizer.py"):
         hasher.update(path.name.encode() + path.read_bytes())
+    for library in ("tokenizers", "transformers"):
+        hasher.update(f"{library} {version(library)}".encode())
     return hasher.hexdigest()
 
 

@@ -29,8 +29,8 @@ FEATURES: dict[str, pa.DataType] = {
 }
 """Columns that `features` gives, with their types.
 
-- `hash_context`: of the system messages in normal form, the tools, and the speakers of the other turns; 0 where there
-  is one user turn, or plain text, alone.
+- `hash_context`: of the system messages in normal form, the tools, the speakers of the other turns and the template's
+  variables; 0 where there is one user turn, or plain text, alone.
 - `hash_prompt`: of the other turns of the prompt in normal form, whoever speaks; 0 where there is no text.
 - `hash_chosen`, `hash_rejected`: of the answers in normal form; 0 where there is no text.
 - `flags`: the sum of the bits in `FLAGS` that are true of the pair.
@@ -70,30 +70,56 @@ MIN_REPEATED_CHARS = 40
 """Characters that the last turn of a prompt must have in normal form to be looked for in the answers: about eight
 English words. Shorter ones return in good answers too."""
 
-# UTF-8 that was read as Latin-1 or Windows-1252 (`CafÃ©`, `donâ€™t`), the replacement character, and half of a
-# surrogate pair. `Ã”` after a capital letter is Portuguese at the end of a quotation.
+# UTF-8 that was read as Latin-1 or Windows-1252 (`CafÃ©`, `donâ€™t`, `iÄŸne`), the replacement character, and half of a
+# surrogate pair. The second byte of a letter is one of `_CONTINUATION`, or of `_CLOSING`, which may be punctuation as
+# well: `Ã”` after a capital letter is Portuguese at the end of a quotation.
 _CONTINUATION = "\u0080-\u00ba\u00bc-\u00bf\u20ac\u201a\u0192\u201e\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d"
-_MOJIBAKE = re.compile(
-    f"[\ufffd\ud800-\udfff]|[ÂÃ][{_CONTINUATION}]|(?<![A-ZÀ-Ý])Ã[\u2018-\u201d\u2013-\u2014\u2026\u0153]|Ãœ"
-    f"|â(?:€[^\\s\\d]|\u0080[\u0080-\u00bf])|ð(?:Ÿ|\u009f)|ï»¿|ï¿½|(?:[ÐÑ][{_CONTINUATION}]){{2}}"
+_CLOSING = "\u2018-\u201d\u2013-\u2014\u2026\u0153\u2022\u02dc\u2122\u0161\u203a\u017e\u0178"
+# Ä and Å are letters themselves, and Å a unit, as in `5 Å²` and `Å·mol`: less may follow, and only within a word.
+_AFTER_RING = (
+    "\u0080-\u009f\u00a1-\u00ac\u00ae-\u00b1\u00b4-\u00b6\u00b8\u00ba\u00bc-\u00bf"
+    "\u201a\u0192\u201e\u2020\u2021\u02c6\u2030\u2039\u02dc\u2122\u203a\u0178"
 )
-_MOJIBAKE_SIGNS = "ÂÃâðïÐÑ\ufffd"
+_SECOND = f"{_CONTINUATION}{_CLOSING}\u00bb"
+_LOWER = "a-z\u00df-\u00f6\u00f8-\u00ff"
+_MOJIBAKE_SIGNS = "ÂÃâðïÐÑÎÏØÙÄÅã\ufffd"
+# The one set of first characters is what the regular expression engine skips to, several times as fast.
+_MOJIBAKE = re.compile(
+    f"[{_MOJIBAKE_SIGNS}\ud800-\udfff](?:(?<=[\ufffd\ud800-\udfff])|(?<=[ÂÃ])[{_CONTINUATION}]"
+    f"|(?<=Ã)(?:(?<![A-ZÀ-Ý]Ã)[{_CLOSING}]|(?<=[{_LOWER}]Ã)»|œ)"
+    f"|(?<=â)(?:€[^\\s\\d]|\u0080[\u0080-\u00bf])|(?<=ð)[Ÿ\u009f]|(?<=ï)(?:»¿|¿½)"
+    # Cyrillic, Greek and Arabic.
+    f"|(?<=[ÐÑÎÏØÙ])[{_SECOND}][ÐÑÎÏØÙ][{_SECOND}]"
+    # Turkish and the languages of Eastern Europe.
+    f"|(?<=[ÄÅ])[{_AFTER_RING}](?:(?<=[{_LOWER}]..)|(?=[{_LOWER}]))"
+    # Japanese.
+    "|(?<=ã)[\u0081-\u0083\u201a\u0192])"
+)
+# All else that is three bytes in UTF-8, one of which is a control character in Latin-1.
+_THREE_BYTES = re.compile("[à-ï](?:[\u0080-\u009f][\u0080-\u00bf]|[\u00a0-\u00bf][\u0080-\u009f])")
 _CONTROL_BYTES = bytes(set(range(32)) - {9, 10, 13} | {127})
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_LATE_CONTROL = re.compile("[\x80-\x9f]")
 # Two patterns with a fixed first character each, which the regular expression engine skips to.
 _SPECIAL_ANGLE = re.compile(
     r"<(?:\|[A-Za-z0-9_ ]{1,40}\|>|/?s>|</?SYS>>|extra_id_\d+>|(?:bos|eos|pad|unk|mask|(?:start|end)_of_turn)>"
     r"|\uff5c[^\uff5c<>]{1,40}\uff5c>)"
 )
 _SPECIAL_SQUARE = re.compile(r"\[(?:/?INST|CLS|SEP|MASK|PAD|UNK|BOS|EOS)\]")
-_MARKERS = ("Human:", "User:", "Assistant:", "Instruction:", "Response:")
-_TURN_MARKER = re.compile(r"\n\s*(?:#{1,3} ?)?(?:Human|User|Assistant|Instruction|Response):")
+_MARKERS = ("uman:", "HUMAN:", "User:", "USER:", "ssistant:", "ASSISTANT:", "Instruction:", "Response:", "**:", "<|")
+_SPEAKER = "[Hh]uman|HUMAN|User|USER|[Aa]ssistant|ASSISTANT"
+_TURN_MARKER = re.compile(
+    rf"\n\s*(?:(?:#{{1,3}} ?)?(?:{_SPEAKER}|Instruction|Response):|\*\*(?:{_SPEAKER})(?::\*\*|\*\*:)"
+    r"|<\|(?:user|human|prompter|assistant|im_start|start_header_id)\|>)"
+)
+# An answer that begins so is a whole turn of a transcript.
+_FIRST_MARKERS = ("Human: ", "HUMAN: ", "Assistant: ", "ASSISTANT: ")
 
 PATTERNS: dict[str, re.Pattern[str]] = {
-    "mojibake": _MOJIBAKE,
+    "mojibake": re.compile(f"{_MOJIBAKE.pattern}|{_THREE_BYTES.pattern}"),
     "control_characters": _CONTROL,
     "special_token_text": re.compile(f"{_SPECIAL_ANGLE.pattern}|{_SPECIAL_SQUARE.pattern}"),
-    "turn_markers_in_answer": _TURN_MARKER,
+    "turn_markers_in_answer": re.compile(rf"\A\s*(?:{'|'.join(_FIRST_MARKERS)})|{_TURN_MARKER.pattern}"),
 }
 """What texts with a finding contain, by kind, to show the place."""
 
@@ -144,10 +170,12 @@ def _hash_of_context(pair: PreferencePair, system: str) -> int:
     roles = (
         [] if isinstance(pair.prompt, str) else [turn["role"] for turn in pair.prompt if turn["role"] not in _SYSTEM]
     )
-    if not system and not pair.tools and roles in ([], ["user"]):
+    if not system and not pair.tools and not pair.template_kwargs and roles in ([], ["user"]):
         return 0
-    tools = json.dumps(pair.tools, sort_keys=True) if pair.tools else ""
-    return stable_hash("\n".join((_cached_form(system), " ".join(roles), tools)))
+    tools, variables = (
+        json.dumps(value, sort_keys=True) if value else "" for value in (pair.tools, pair.template_kwargs)
+    )
+    return stable_hash("\n".join((_cached_form(system), " ".join(roles), tools, variables)))
 
 
 # The pairs of a file usually have the same few system messages.
@@ -182,10 +210,10 @@ def _flags_of_prompt(prompt: str, asked: str, chosen: str, rejected: str) -> int
 
 
 def _has_turn_marker(answer: str) -> bool:
+    if answer[:40].lstrip().startswith(_FIRST_MARKERS):
+        return True
     # Searches for a few fixed texts are many times as fast as one with the pattern.
-    if "\n" not in answer or ":" not in answer:
-        return False
-    return any(name in answer for name in _MARKERS) and _TURN_MARKER.search(answer) is not None
+    return "\n" in answer and any(name in answer for name in _MARKERS) and _TURN_MARKER.search(answer) is not None
 
 
 def _flags_of_characters(text: str) -> int:
@@ -194,9 +222,11 @@ def _flags_of_characters(text: str) -> int:
         data = text.encode()
     except UnicodeEncodeError:  # Half of a surrogate pair.
         flags, data = FLAGS["mojibake"], text.encode("utf-8", "surrogatepass")
-    if len(data.translate(None, _CONTROL_BYTES)) != len(data) or (b"\xc2" in data and _CONTROL.search(text)):
+    late = b"\xc2" in data and _LATE_CONTROL.search(text) is not None
+    if late or len(data.translate(None, _CONTROL_BYTES)) != len(data):
         flags |= FLAGS["control_characters"]
-    if len(data) != len(text) and any(one in text for one in _MOJIBAKE_SIGNS) and _MOJIBAKE.search(text):
+    signs = len(data) != len(text) and any(one in text for one in _MOJIBAKE_SIGNS)
+    if (signs and _MOJIBAKE.search(text)) or (late and _THREE_BYTES.search(text)):
         flags |= FLAGS["mojibake"]
     if ("<" in text and _SPECIAL_ANGLE.search(text)) or ("[" in text and _SPECIAL_SQUARE.search(text)):
         flags |= FLAGS["special_token_text"]

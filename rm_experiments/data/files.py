@@ -68,7 +68,7 @@ def _parsed(text: str, file: TextFile, line: int) -> Any:
     """The JSON value of `text`, which begins at `line`."""
     remedy = "mend the line"
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         near = shown(text[max(0, error.pos - 20) : error.pos + 20])
         place = f"line {line + error.lineno - 1} column {error.colno}"
@@ -78,8 +78,17 @@ def _parsed(text: str, file: TextFile, line: int) -> Any:
             remedy = "if it holds one list, its name must end in .json"
         raise file.error(place, f"broken JSON: {error.msg} near {near}; {remedy}") from error
     except (ValueError, RecursionError) as error:
-        # How the json module reports numbers of thousands of digits, and brackets nested thousands deep.
+        # How the json module reports numbers of thousands of digits, and brackets nested thousands deep; and `_object`.
         raise file.error(f"line {line}", f"broken JSON: {one_line(error)}; {remedy}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values, none of them twice: of two values nobody knows which one is meant."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {shown(repeated)} is there twice")
+    return values
 
 
 def _read_json_lines(file: TextFile) -> Located:
@@ -106,7 +115,13 @@ def _read_json(file: TextFile) -> Located:
 
 
 def _rows_of_object(content: dict[str, Any], file: TextFile) -> list[Any]:
-    """The rows of the only list that the object holds; or of all, each a subset, where it holds just lists of rows."""
+    """The rows of the only list that the object holds; or of all, each a subset, where it holds just lists of rows.
+
+    An object with a chosen and a rejected answer is itself a row.
+    """
+    answers = [content[name] for name in ("chosen", "rejected") if name in content]
+    if len(answers) == 2 and not any(map(_holds_columns, answers)):
+        return [content]
     lists = {name: value for name, value in content.items() if isinstance(value, list)}
     if len(lists) == 1:
         return next(iter(lists.values()))
@@ -116,6 +131,11 @@ def _rows_of_object(content: dict[str, Any], file: TextFile) -> list[Any]:
         keys = f"an object with {len(lists)} lists (keys: {listed(content)})"
         raise file.error("", f"must be a list of objects or an object that holds one list, found {keys}{remedy}")
     return [{"subset": name, **row} for name, rows in lists.items() for row in rows]
+
+
+def _holds_columns(value: Any) -> bool:
+    """Whether `value` is a list of something else than messages: a column of many rows."""
+    return isinstance(value, list) and not all(isinstance(item, dict) for item in value)
 
 
 def _read_csv(file: TextFile) -> Located:
@@ -129,6 +149,8 @@ def _read_csv(file: TextFile) -> Located:
         except StopIteration:
             return
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise file.error(place, "the lines end with CR alone; save the file with LF or CRLF") from error
             raise file.error(place, f"broken CSV in the row from here: {error}; mend its quotes") from error
         if not header:
             header = _checked_header(cells, place, file)
@@ -164,12 +186,27 @@ def _read_parquet(file: TextFile) -> Located:
         with pyarrow.parquet.ParquetFile(file.path) as table:
             _refuse_repeated(table.schema_arrow.names, "", file)
             for batch in table.iter_batches(batch_size=1024):
-                for values in batch.to_pylist():
+                for values in _values(batch, number, file):
                     number += 1
                     yield f"{file.name} row {number}", values
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         place = f"after row {number}" if number else ""
         raise file.error(place, f"broken Parquet: {one_line(error)}; write or copy it again") from error
+
+
+def _values(batch: Any, before: int, file: TextFile) -> list[dict[str, Any]]:
+    """The rows of an Arrow batch, `before` of which the file has others."""
+    try:
+        return cast(list[dict[str, Any]], batch.to_pylist())
+    except OverflowError as error:  # A date after the year 9999, which Python does not know.
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            for number, value in enumerate(column, before + 1):
+                try:
+                    value.as_py()
+                except OverflowError:
+                    problem = f"column {shown(name)} has a date that cannot be read ({one_line(error)})"
+                    raise file.error(f"row {number}", f"{problem}; write the column as text or leave it out") from error
+        raise
 
 
 READERS = {"jsonl": _read_json_lines, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}

@@ -54,7 +54,11 @@ def load_source(
     def build(directory: Path) -> None:
         reader = PairReader(source, key, format, columns, revision)
         write_table(directory / "pairs.arrow", _with_subset(reader, subset))
-        (directory / _META).write_text(json.dumps(dataclasses.asdict(reader.report)))
+        counts = dataclasses.asdict(reader.report)
+        unnamed = reader.report.pairs_read - sum(reader.report.subsets.values())
+        if subset is not None and unnamed:
+            counts["subsets"][subset] = counts["subsets"].get(subset, 0) + unnamed
+        (directory / _META).write_text(json.dumps(counts))
 
     directory = cache.entry("pairs", identity, build)
     counts = json.loads((directory / _META).read_text()) | {"source": source}
@@ -83,16 +87,8 @@ def load_sandbox(cache: DataCache, config: SandboxConfig) -> dict[str, LoadedPai
         meta: dict[str, Any] = {}
 
         def write(name: str, pairs: Iterable[PreferencePair], achievable: dict[str, float]) -> None:
-            ties = 0
-
-            def counted() -> Iterator[PreferencePair]:
-                nonlocal ties
-                for pair in pairs:
-                    ties += pair.label == 0.5
-                    yield pair
-
-            count = write_table(directory / f"{name}.arrow", counted())
-            meta[name] = {"format": "sandbox", "rows_read": count, "pairs_read": count, "label_ties": ties}
+            count = write_table(directory / f"{name}.arrow", pairs)
+            meta[name] = {"format": "sandbox", "rows_read": count, "pairs_read": count}
             if achievable:
                 meta[name]["best_achievable"] = achievable
 

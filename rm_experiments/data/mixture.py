@@ -22,7 +22,7 @@ def mix(parts: dict[str, MixturePartConfig], rows: dict[str, Rows], seed: int) -
         rows: [n] of each part.
 
     Raises:
-        DataError: when a part with a weight has no pair left.
+        DataError: when a part has no pair left, or a weight so small that it gives none.
     """
     own: dict[str, Rows] = {}
     for name, part in parts.items():
@@ -34,7 +34,14 @@ def mix(parts: dict[str, MixturePartConfig], rows: dict[str, Rows], seed: int) -
             raise DataError(f"data.mixture.{name}: no pair is left of this part; leave it out")
     weights = {name: part.weight for name, part in parts.items() if part.weight is not None}
     if weights:
-        counts = apportion(weights, sum(map(len, own.values())))
+        total = sum(map(len, own.values()))
+        counts = apportion(weights, total)
+        for name, count in counts.items():
+            if not count:
+                raise DataError(
+                    f"data.mixture.{name}.weight={weights[name]:g}: gives none of the {total} pairs of an epoch beside "
+                    "the other weights; raise it, or leave the part out"
+                )
         chosen = {name: _repeated(own[name], counts[name], _generator(seed, name, 1)) for name in parts}
     else:
         chosen = own

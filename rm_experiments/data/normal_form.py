@@ -81,9 +81,7 @@ def stable_hash(form: str) -> int:
 
 def is_blank(text: str) -> bool:
     """Whether a text shows nothing: white space and invisible format characters at most."""
-    return not text.strip() or (
-        len(text) < 100 and all(one.isspace() or unicodedata.category(one) == "Cf" for one in text)
-    )
+    return all(one.isspace() or unicodedata.category(one) == "Cf" for one in text)
 
 
 def _without_typography(text: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 Message: TypeAlias = dict[str, Any]
@@ -73,6 +74,14 @@ def turn_text(message: Message) -> str:
     return message["content"] if not calls else f"{message['content']}{json.dumps(calls, ensure_ascii=False)}"
 
 
+def dialogue_texts(pairs: Iterable[PreferencePair]) -> Iterator[str]:
+    """Both dialogues of each pair as plain text, which a tokenizer is trained on."""
+    for pair in pairs:
+        for answer in (pair.chosen, pair.rejected):
+            turns = [*prompt_messages(pair.prompt), *answer_messages(answer)]
+            yield "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
+
+
 def prompt_id(pair: PreferencePair) -> str:
     """Content hash of the prompt: 16 hexadecimal digits. A text prompt and the same text as one user turn are equal.
 
@@ -89,6 +98,18 @@ def pair_id(pair: PreferencePair) -> str:
     """Content hash of prompt, chosen and rejected: 16 hexadecimal digits."""
     parts = [prompt_messages(pair.prompt), answer_messages(pair.chosen), answer_messages(pair.rejected)]
     return _digest([*parts, pair.tools] if pair.tools else parts)
+
+
+def repetition_hash(pair: PreferencePair, own_id: str) -> int:
+    """64 bits of all that makes a pair the same for training: its `pair_id`, the label and the template's variables.
+
+    The two sides of a tie have no order.
+    """
+    if pair.label == 0.5:
+        own_id = min(own_id, pair_id(replace(pair, chosen=pair.rejected, rejected=pair.chosen)))
+    if pair.label != 1 or pair.template_kwargs:
+        own_id = _digest([own_id, pair.label, pair.template_kwargs or None])
+    return int(own_id, 16)
 
 
 def _digest(value: object) -> str:

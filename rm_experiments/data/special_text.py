@@ -1,4 +1,5 @@
 """Special tokens written out in somebody's text are text: an answer that says `<|im_end|>` must not end the dialogue.
+Neither must a tool's description, or the arguments that it is called with.
 
 Tokenizers turn such text into control tokens wherever it stands. Here an invisible character is put after its first
 character, so that the model reads the letters. It is done inside the saved chat template, so that whoever formats with
@@ -23,23 +24,38 @@ MARK = "{#- special tokens inside contents are text -#}"
 CHECKED = "contents_have_no_special_tokens"
 """A variable of the template: whoever gives it as true has looked, and spares the template its own look."""
 
+# An expression: a block would take the line break that a template may begin with.
+_END = "{{- '' }}"
+
+# A macro gives text back and nothing else, so what it makes of a value goes into the namespace that it is called with.
 _PREAMBLE = (
     MARK + "{%- if not " + CHECKED + " -%}"
     "{%- set special_texts = TABLE -%}"
-    "{%- set escaped = namespace(messages=[], content='') -%}"
-    "{%- for message in messages -%}"
-    "{%- if message['content'] is string -%}"
-    "{%- set escaped.content = message['content'] -%}"
-    "{%- for opener, texts in special_texts -%}{%- if opener in escaped.content -%}"
-    "{%- for text, broken in texts -%}"
-    "{%- set escaped.content = escaped.content.replace(text, broken) -%}"
-    "{%- endfor -%}{%- endif -%}{%- endfor -%}"
-    "{%- set escaped.messages = escaped.messages + ["
-    "message if escaped.content == message['content'] else dict(message, content=escaped.content)] -%}"
-    "{%- else -%}{%- set escaped.messages = escaped.messages + [message] -%}{%- endif -%}"
-    "{%- endfor -%}"
-    # An expression at the end: a block would take the line break that a template may begin with.
-    "{%- set messages = escaped.messages -%}{%- endif -%}{{- '' }}"
+    "{%- macro break_special_texts(box) -%}"
+    "{%- if box.value is string -%}"
+    "{%- for opener, texts in special_texts -%}{%- if opener in box.value -%}"
+    "{%- for text, broken in texts -%}{%- set box.value = box.value.replace(text, broken) -%}{%- endfor -%}"
+    "{%- endif -%}{%- endfor -%}"
+    "{%- elif box.value is mapping -%}"
+    "{%- set fields = namespace(done=[]) -%}"
+    "{%- for name, one in box.value.items() -%}"
+    "{%- set key, inner = namespace(value=name), namespace(value=one) -%}"
+    "{{- break_special_texts(key) -}}{{- break_special_texts(inner) -}}"
+    "{%- set fields.done = fields.done + [(key.value, inner.value)] -%}"
+    "{%- endfor -%}{%- set box.value = dict(fields.done) -%}"
+    "{%- elif box.value is sequence -%}"
+    "{%- set items = namespace(done=[]) -%}"
+    "{%- for one in box.value -%}"
+    "{%- set inner = namespace(value=one) -%}{{- break_special_texts(inner) -}}"
+    "{%- set items.done = items.done + [inner.value] -%}"
+    "{%- endfor -%}{%- set box.value = items.done -%}"
+    "{%- endif -%}{%- endmacro -%}"
+    "{%- set escaped = namespace(value=messages) -%}{{- break_special_texts(escaped) -}}"
+    "{%- set messages = escaped.value -%}"
+    "{%- if tools -%}"
+    "{%- set escaped = namespace(value=tools) -%}{{- break_special_texts(escaped) -}}"
+    "{%- set tools = escaped.value -%}"
+    "{%- endif -%}{%- endif -%}" + _END
 )
 
 
@@ -69,12 +85,16 @@ class SpecialTexts:
             text = text.replace(special, broken)
         return text
 
-    def are_in(self, text: str) -> bool:
-        """Whether `escape` would change `text`."""
-        return self._any.search(text) is not None
+    def are_in(self, value: object) -> bool:
+        """Whether `escape` would change `value`, or a text in it if it is an object or a list."""
+        if isinstance(value, str):
+            return self._any.search(value) is not None
+        if isinstance(value, dict):
+            return any(map(self.are_in, value)) or any(map(self.are_in, value.values()))
+        return isinstance(value, list) and any(map(self.are_in, value))
 
     def preamble(self) -> str:
-        """Jinja code that does the same to the contents of `messages`, to go before a chat template."""
+        """Jinja code that does the same to all texts in `messages` and `tools`, to go before a chat template."""
         by_opener: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for text, broken in self.broken.items():
             by_opener[text[:2]].append((text, broken))
@@ -83,6 +103,11 @@ class SpecialTexts:
             for opener, texts in by_opener.items()
         )
         return _PREAMBLE.replace("TABLE", f"[{table}]")
+
+
+def without_preamble(template: str) -> str:
+    """The chat template that stands after the code of `SpecialTexts.preamble`."""
+    return template.partition(_END)[2] if template.startswith(MARK) else template
 
 
 def quoted(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from rm_experiments.config.data_schema import Audit, DataConfig, Ties
 from rm_experiments.data.audit import AuditReport, AuditSplit, audit, refuse_beyond_limits
+from rm_experiments.data.audit.compare import hex_values
 from rm_experiments.data.cache import DataCache, digest
 from rm_experiments.data.loading import LoadedPairs, load_sandbox, load_source
 from rm_experiments.data.mixture import mix
@@ -100,7 +102,7 @@ def load_splits(
         for split in (splits.train, *splits.evaluation.values()):
             _drop_ties(split)
     for split in splits.evaluation.values():
-        split.rows = split.rows[: config.max_eval_pairs]
+        _limit_evaluation(split, config.max_eval_pairs)
     for split in (splits.train, *splits.evaluation.values()):
         label = split.table.values("label", split.rows)
         split.counts["label_ties"] = int((label == 0.5).sum())
@@ -164,10 +166,16 @@ def _mixture(config: DataConfig, cache: DataCache) -> Split:
     }  # fmt: skip
     table = open_table([one.path for one in loaded.values()])
     parts = {name: one.counts for name, one in loaded.items()}
-    added = ("rows_read", "pairs_read", "label_ties", "soft_labels", "missing_margins")
-    counts: dict[str, Any] = {name: sum(one[name] for one in parts.values()) for name in added}
+    counts: dict[str, Any] = {
+        name: sum(one[name] for one in parts.values()) for name in ("rows_read", "pairs_read")
+    }  # fmt: skip
+    for name in ("skipped", "subsets"):
+        counts[name] = dict(sum((Counter(one[name]) for one in parts.values()), Counter()))
     counts["format"] = ", ".join(dict.fromkeys(one["format"] for one in parts.values()))
     counts["has_margins"] = any(one["has_margins"] for one in parts.values())
+    # A part without any margin lacks them only beside one that has some.
+    missing = (one["missing_margins"] if one["has_margins"] else one["pairs_read"] for one in parts.values())
+    counts["missing_margins"] = sum(missing) if counts["has_margins"] else 0
     counts["parts"] = parts
     return Split(
         table=table, rows=np.arange(len(table)), identity=digest([one.identity for one in loaded.values()]),
@@ -176,9 +184,18 @@ def _mixture(config: DataConfig, cache: DataCache) -> Split:
 
 
 def _split_off(train: Split, fraction: float, seed: int) -> Split:
-    """Take a share of the prompts, with all their pairs, out of `train`. Which ones depends on the seed only."""
-    prompts, prompt = np.unique(train.table.values("prompt_id", train.rows).astype(str), return_inverse=True)
-    ranked = sorted(range(len(prompts)), key=lambda one: hashlib.sha256(f"{seed} {prompts[one]}".encode()).digest())
+    """Take a share of the prompts, with all their pairs, out of `train`. Which ones depends on the seed only.
+
+    Prompts that the audit would call one, which reads them without system messages, case and typography, stay together.
+    """
+    exact, normal = hex_values(train.table, "prompt_id", train.rows), train.table.values("hash_prompt", train.rows)
+    prompt = np.unique(np.where(normal == 0, exact, normal), return_inverse=True)[1]
+    # Each group of prompts goes by its smallest id, whatever the order of the rows.
+    prompts = np.full(prompt.max() + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(prompts, prompt, exact)
+    ranked = sorted(
+        range(len(prompts)), key=lambda one: hashlib.sha256(f"{seed} {prompts[one]:016x}".encode()).digest()
+    )
     count = max(1, math.floor(fraction * len(ranked)))
     if count >= len(ranked):
         raise DataError(
@@ -203,6 +220,14 @@ def _drop_ties(split: Split) -> None:
     split.counts["dropped_ties"] = int(tie.sum())
     if not len(split.rows):
         raise DataError(f"{split.key}: every pair is a tie; try data.ties=keep")
+    if best := split.counts.get("best_achievable"):
+        split.counts["best_achievable"] = {**best, "loss": best["loss_without_ties"]}
+
+
+def _limit_evaluation(split: Split, limit: int | None) -> None:
+    if limit is not None and limit < len(split.rows):
+        split.counts["beyond_max_eval_pairs"] = len(split.rows) - limit
+        split.rows = split.rows[:limit]
 
 
 def _audit(splits: Splits, config: DataConfig) -> None:

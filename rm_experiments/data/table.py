@@ -13,7 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rm_experiments.data.features import FEATURES, features
-from rm_experiments.data.pairs import PreferencePair, Text, answer_text, pair_id, prompt_id
+from rm_experiments.data.pairs import PreferencePair, Text, answer_text, pair_id, prompt_id, repetition_hash
+from rm_experiments.data.wording import printable
 
 _TEXT, _TURNS = "t", "m"
 _CHUNK = 4096
@@ -33,6 +34,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "chosen_first": pa.bool_(),
     "prompt_id": pa.string(),
     "pair_id": pa.string(),
+    "hash_pair": pa.uint64(),
     "num_chars_chosen": pa.int64(),
     "num_chars_rejected": pa.int64(),
 }
@@ -108,9 +110,11 @@ def table_of(pairs: Sequence[PreferencePair]) -> PairTable:
 
 
 def _columns(pairs: list[PreferencePair]) -> dict[str, Any]:
+    ids = [pair_id(pair) for pair in pairs]
     return {
         "id": [pair.id for pair in pairs],
-        "where": [pair.where for pair in pairs],
+        # The name of a file need not be UTF-8, which Arrow insists on.
+        "where": [printable(pair.where) for pair in pairs],
         "prompt": [_encoded(pair.prompt) for pair in pairs],
         "chosen": [_encoded(pair.chosen) for pair in pairs],
         "rejected": [_encoded(pair.rejected) for pair in pairs],
@@ -124,7 +128,8 @@ def _columns(pairs: list[PreferencePair]) -> dict[str, Any]:
         ],
         "chosen_first": [pair.chosen_first for pair in pairs],
         "prompt_id": [prompt_id(pair) for pair in pairs],
-        "pair_id": [pair_id(pair) for pair in pairs],
+        "pair_id": ids,
+        "hash_pair": [repetition_hash(pair, own_id) for pair, own_id in zip(pairs, ids, strict=True)],
         "num_chars_chosen": [len(answer_text(pair.chosen)) for pair in pairs],
         "num_chars_rejected": [len(answer_text(pair.rejected)) for pair in pairs],
         **features(pairs),

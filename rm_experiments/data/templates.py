@@ -6,14 +6,16 @@ What is decided here (template, first and last token, padding) is saved with the
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from rm_experiments.config.paths import conf_dir
-from rm_experiments.data.special_text import MARK, SpecialTexts, quoted
+from rm_experiments.data.special_text import MARK, SpecialTexts, quoted, without_preamble
 from rm_experiments.errors import ConfigError
 
 PLAIN_TEMPLATE = (
@@ -31,15 +33,19 @@ PLAIN_TEMPLATE = (
 their calls are shown as JSON."""
 
 # A template of the model's own, completed: rendered as it stands, then the tokens that reward models need at both ends
-# are added where they are missing. Text after the end-of-turn token (often one line break) is taken off, because the
-# reward is read at the last token.
+# are added where a dialogue lacks them. Text after the end-of-turn token (often one line break) is taken off, because
+# the reward is read at the last token. The empty text keeps a line break that the template begins with.
 _COMPLETED_TEMPLATE = (
-    "{{% set rendered_dialogue %}}{own}{{% endset %}}"
+    "{{% set rendered_dialogue %}}{{{{ '' }}}}{own}{{% endset %}}"
     "{{% set rendered_dialogue = {first}rendered_dialogue %}}"
     "{{% if add_generation_prompt %}}{{{{ rendered_dialogue }}}}"
     "{{% elif rendered_dialogue.rstrip().endswith({last}) %}}{{{{ rendered_dialogue.rstrip() }}}}"
     "{{% else %}}{{{{ rendered_dialogue + {last} }}}}{{% endif %}}"
 )
+
+_TODAY = re.compile(r"\bstrftime_now\(\s*(['\"])([^'\"\\]*)\1\s*\)")
+_DATE = datetime.date(2024, 7, 26)
+"""What Llama's templates take where they are not told today's date."""
 
 _PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
@@ -89,7 +95,7 @@ def _named_template(setting: str) -> tuple[str, str]:
 
 def shows(tokenizer: PreTrainedTokenizerBase, variable: str) -> bool:
     """Whether the chat template reads `variable`: `tools`, or a field of messages such as `tool_calls`."""
-    return variable in str(tokenizer.chat_template)
+    return variable in without_preamble(str(tokenizer.chat_template))
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -147,22 +153,26 @@ def _give_template(tokenizer: PreTrainedTokenizerBase, name: str, kwargs: dict[s
         where = "model.name_or_path: its" if name == "the tokenizer's own" else f"data.chat_template={name}: the"
         raise ConfigError(f"{where} chat template fails on a plain dialogue ({error})") from error
     # A model whose tokenizer puts BOS before plain text was trained with it, whether its template says so or not.
-    add_first = first is not None and not text.startswith(first) and _adds_first_token(tokenizer, first)
-    if text.endswith(last) and not add_first:
-        tokenizer.chat_template = MARK + before + own
-        return f"Template: {name}."
-    tokenizer.chat_template = (
-        MARK
-        + before
-        + _COMPLETED_TEMPLATE.format(
-            own=own.removesuffix("\n"),
-            first=f"{quoted(first)} + " if add_first and first else "",
-            last=quoted(last),
-        )
-    )
-    added = [f"{first} in front"] if add_first else []
-    added.append(f"ends with {last}, which is scored")
-    return f"Template: {name}, completed ({'; '.join(added)})."
+    begins = first is not None and text.startswith(first)
+    in_front = ""
+    if first is not None and (begins or _adds_first_token(tokenizer, first)):
+        in_front = f"('' if rendered_dialogue.startswith({quoted(first)}) else {quoted(first)}) + "
+    own, dated = _with_fixed_date(own.removesuffix("\n"))
+    completed = _COMPLETED_TEMPLATE.format(own=own, first=in_front, last=quoted(last))
+    tokenizer.chat_template = MARK + before + completed
+    added = [f"{first} in front"] if in_front and not begins else []
+    # Other dialogues, such as those that end with a turn of a tool, may need what this one has.
+    if added or not text.endswith(last):
+        added.append(f"ends with {last}, which is scored")
+    return f"Template: {name}{', completed (' if added else ''}{'; '.join(added)}{')' if added else ''}.{dated}"
+
+
+def _with_fixed_date(template: str) -> tuple[str, str]:
+    """`template` with a date for today's, and a sentence that says so: the same text has the same ids on every day."""
+    fixed = _TODAY.sub(lambda found: quoted(_DATE.strftime(found[2])), template)
+    if "strftime_now(" in fixed:
+        return template, " It reads today's date, so that the same text has other token ids on another day."
+    return fixed, f" Today's date in it is {_DATE:%Y-%m-%d} on every day." if fixed != template else ""
 
 
 def _default(variable: str, value: Any) -> str:

@@ -18,13 +18,14 @@ from transformers import PreTrainedTokenizerBase
 
 from rm_experiments.config.data_schema import DataConfig, Overlength, TextAs
 from rm_experiments.data import tokens
-from rm_experiments.data.cache import DataCache, digest
+from rm_experiments.data.cache import DataCache, digest, file_digest
 from rm_experiments.data.pairs import PreferencePair, answer_messages, prompt_messages
 from rm_experiments.data.special_text import CHECKED, SpecialTexts
 from rm_experiments.data.splits import Split
 from rm_experiments.data.table import PairTable, table_of
 from rm_experiments.data.templates import first_token, last_token, last_token_id, render, token_id
 from rm_experiments.data.tokens import Ids, TokenizedPairs, TokenStore, TokenWriter
+from rm_experiments.data.wording import data_error, shown
 from rm_experiments.errors import DataError
 
 _CHUNK = 1024
@@ -103,9 +104,15 @@ def tokenize_split(
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of everything in a prepared tokenizer that decides about ids."""
     backend = _backend(tokenizer)
-    vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    vocabulary = _files_digest(tokenizer) if backend is None else backend.to_str()
     parts = [vocabulary, type(tokenizer).__name__, tokenizer.chat_template, tokenizer.special_tokens_map]
     return digest([str(part) for part in parts])
+
+
+def _files_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    with TemporaryDirectory() as directory:
+        tokenizer.save_pretrained(directory)
+        return digest([(one.name, file_digest(one)) for one in sorted(Path(directory).iterdir())])
 
 
 def tokenize_table(
@@ -260,16 +267,23 @@ def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
 def _texts(
     pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, text_as: TextAs, special: SpecialTexts, key: str
 ) -> Texts:
-    if text_as is TextAs.raw and all(isinstance(text, str) for text in (pair.prompt, pair.chosen, pair.rejected)):
+    texts = all(isinstance(text, str) for text in (pair.prompt, pair.chosen, pair.rejected))
+    if text_as is TextAs.raw and texts:
         first, last = first_token(tokenizer) or "", last_token(tokenizer)
-        prompt, chosen, rejected = (special.escape(str(one)) for one in (pair.prompt, pair.chosen, pair.rejected))
-        return first + prompt, f"{first}{prompt}{chosen}{last}", f"{first}{prompt}{rejected}{last}"
+        # Escaped whole: a special token may begin in the prompt and end in the answer.
+        chosen, rejected = (special.escape(f"{pair.prompt}{one}") for one in (pair.chosen, pair.rejected))
+        return first + special.escape(str(pair.prompt)), f"{first}{chosen}{last}", f"{first}{rejected}{last}"
     prompt_turns = prompt_messages(pair.prompt)
     sides = [[*prompt_turns, *answer_messages(answer)] for answer in (pair.chosen, pair.rejected)]
+    place = f"{key}: {pair.where or f'row {pair.id}'}"
+    # The template breaks special tokens up in turns and tools, but cannot know which further variables it is given.
+    if special.are_in(pair.template_kwargs):
+        raise data_error(
+            f"{place}: chat_template_kwargs={shown(pair.template_kwargs)} writes out a special token of the tokenizer; "
+            "remove it from the row, or give it to all rows with +data.chat_template_kwargs.NAME=VALUE"
+        )
     more: dict[str, Any] = {"tools": pair.tools, **(pair.template_kwargs or {})}
-    contents = (turn["content"] for turn in (*prompt_turns, *(side[-1] for side in sides)))
-    # An answer of several turns is left to the template.
-    more[CHECKED] = len(sides[0]) == len(sides[1]) == len(prompt_turns) + 1 and not any(map(special.are_in, contents))
+    more[CHECKED] = not any(map(special.are_in, (sides[0], sides[1][len(prompt_turns) :], pair.tools)))
     try:
         chosen, rejected = render(tokenizer, sides, **more)
         # Without a prompt the two sides share what the template begins with.
@@ -277,10 +291,8 @@ def _texts(
         prompt = render(tokenizer, [prompt_turns], generation_prompt=True, **more)[0] if prompt_turns else no_prompt
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
-        raise DataError(
-            f"{key}: {pair.where or f'row {pair.id}'}: the model's chat template refuses its turns ({reason}); "
-            "try data.text_as=raw for plain text"
-        ) from error
+        remedy = "try data.text_as=raw for plain text" if texts else "try another data.chat_template, or mend its turns"
+        raise DataError(f"{place}: the model's chat template refuses its turns ({reason}); {remedy}") from error
     return prompt, chosen, rejected
 
 

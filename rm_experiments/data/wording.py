@@ -16,8 +16,14 @@ class CsvText(str):
 
 def data_error(message: str) -> DataError:
     """A `DataError` whose message is one printable line, whatever names and values it quotes."""
-    characters = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in message)
-    return DataError("".join(characters))
+    return DataError(printable(message))
+
+
+def printable(text: str) -> str:
+    """`text` with an escape for every character that cannot be printed, line breaks included."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def shown(value: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,13 +23,20 @@ from rm_experiments.reporting.data_table import print_short_report
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+def results_console() -> Console:
+    """Stdout. What its encoding lacks is written as an escape, as Python does on stderr, and ends no command."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(highlight=False)
+
+
 class RunConsole:
     """Progress goes to stderr, results to stdout, so that either can be redirected. Silent on all but one process."""
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
         self._errors = Console(stderr=True, highlight=False)
-        self._out = Console(highlight=False)
+        self._out = results_console()
         self._bar: Progress | None = None
         self._task: Any = None
         self._last_line = 0.0
@@ -45,7 +54,9 @@ class RunConsole:
 
     def waiting(self, what: str) -> AbstractContextManager[object]:
         """Show on a terminal that something takes its time; a log says nothing."""
-        return self._errors.status(what) if self._enabled and self._errors.is_terminal else nullcontext()
+        if not (self._enabled and self._errors.is_terminal):
+            return nullcontext()
+        return self._errors.status(what, spinner="line" if self._errors.options.ascii_only else "dots")
 
     def result(self, line: str = "", style: str | None = None) -> None:
         """A line of the result."""

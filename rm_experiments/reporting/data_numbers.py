@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Table = tuple[list[str], list[list[str]]]
@@ -54,25 +55,69 @@ def findings_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(findings, key=rank)
 
 
-_COUNTS: tuple[tuple[str, str, tuple[str, ...], bool], ...] = (
-    # (short head, long head, keys that are added, whether the column stays when it is all zero)
-    ("Read", "Rows read", ("rows_read",), True),
-    ("Kept", "Pairs kept", ("kept",), True),
-    ("Skipped", "Rows skipped", ("skipped",), False),
-    ("Audit", "Dropped by the audit", ("dropped_by_audit",), False),
-    ("Too long", "Dropped as too long", ("dropped_overlength",), False),
-    ("Prompts cut", "Prompts cut", ("truncated_prompts",), False),
-    ("Answers cut", "Answers cut", ("truncated_chosen", "truncated_rejected"), False),
-    ("Alike", "Both sides read alike", ("read_alike",), False),
-    ("Ties", "Label ties", ("label_ties",), False),
-    ("", "Soft labels", ("soft_labels",), False),
-    ("", "Without margin", ("missing_margins",), False),
-    ("", "Duplicates", ("duplicates",), False),
-    ("", "Contradictions", ("contradictions",), False),
-    ("", "Leaks", ("leaks",), False),
-    ("Longest", "Longest before any cut (tokens)", ("longest",), True),
-    ("Tokens", "Tokens", ("tokens",), True),
-)
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A count of rows, pairs or tokens of a split, and its names."""
+
+    keys: tuple[str, ...]
+    """In the report; they are added."""
+    head: str
+    """Of the column on the page and in the card."""
+    short: str = ""
+    """Of the column in the terminal; empty where it has none."""
+    words: str = ""
+    """Behind the number in a log line; empty where it is not there."""
+    stays: bool = False
+    """Whether it is shown even where it is zero."""
+    left_out: bool = False
+    """Whether it counts what did not come through."""
+
+
+COUNTS = (
+    Counted(("rows_read",), "Rows read", "Read", "rows read", stays=True),
+    Counted(("kept",), "Pairs kept", "Kept", "pairs kept", stays=True),
+    Counted(("skipped",), "Rows skipped", "Skipped", "rows skipped", left_out=True),
+    Counted(
+        ("split_off_for_evaluation",), "Split off for evaluation", "Split off", "split off for evaluation",
+        left_out=True,
+    ),
+    Counted(("dropped_ties",), "Dropped as ties", "Ties out", "dropped as ties", left_out=True),
+    Counted(
+        ("beyond_max_eval_pairs",), "Beyond data.max_eval_pairs", "Over eval", "beyond data.max_eval_pairs",
+        left_out=True,
+    ),
+    Counted(("dropped_by_audit",), "Dropped by the audit", "Audit", "dropped by the audit", left_out=True),
+    Counted(
+        ("beyond_max_train_pairs",), "Beyond data.max_train_pairs", "Over train", "beyond data.max_train_pairs",
+        left_out=True,
+    ),
+    Counted(("dropped_overlength",), "Dropped as too long", "Too long", "dropped as too long", left_out=True),
+    Counted(("truncated_prompts",), "Prompts cut", "Prompts cut", "prompts cut"),
+    Counted(("truncated_chosen", "truncated_rejected"), "Answers cut", "Answers cut", "answers cut"),
+    Counted(("read_alike",), "Both sides read alike", "Alike", "whose sides read alike"),
+    Counted(("label_ties",), "Label ties", "Ties", "label ties"),
+    Counted(("soft_labels",), "Soft labels", words="soft labels"),
+    Counted(("missing_margins",), "Without margin", words="without margin"),
+    Counted(("duplicates",), "Duplicates"),
+    Counted(("contradictions",), "Contradictions"),
+    Counted(("leaks",), "Leaks"),
+    Counted(("longest",), "Longest before any cut (tokens)", "Longest", stays=True),
+    Counted(("tokens",), "Tokens", "Tokens", stays=True),
+)  # fmt: skip
+"""All counts of a split, in the order in which they are shown and, of pairs that are left out, happen."""
+
+
+def left_out(split: Mapping[str, Any]) -> dict[str, int]:
+    """Rows and pairs that did not come through, by reason."""
+    found: dict[str, int] = {}
+    for one in COUNTS:
+        for many in (split.get(key) for key in one.keys if one.left_out):
+            if isinstance(many, Mapping):
+                beside = " (audit)" if one.keys == ("dropped_by_audit",) else ""
+                found |= {f"{reason.replace('_', ' ')}{beside}": number for reason, number in many.items() if number}
+            elif many:
+                found[one.words] = many
+    return found
 
 
 def total(split: Mapping[str, Any], keys: Sequence[str]) -> int | None:
@@ -90,11 +135,11 @@ def count_table(splits: Mapping[str, Mapping[str, Any]], terse: bool) -> Table:
         terse: short heads and short numbers of tokens, and only the columns that have a short head.
     """
     columns = []
-    for short, long, keys, stays in _COUNTS:
-        values = [total(split, keys) for split in splits.values()]
-        if (short or not terse) and (any(values) or (stays and any(one is not None for one in values))):
-            shown = [_brief(one) if terse and keys == ("tokens",) else count(one) for one in values]
-            columns.append((short if terse else long, shown))
+    for one in COUNTS:
+        values = [total(split, one.keys) for split in splits.values()]
+        if (one.short or not terse) and (any(values) or (one.stays and any(many is not None for many in values))):
+            shown = [_brief(many) if terse and one.keys == ("tokens",) else count(many) for many in values]
+            columns.append((one.short if terse else one.head, shown))
     header = ["Split", *(head for head, _ in columns)]
     rows = [[name, *(values[row] for _, values in columns)] for row, name in enumerate(splits)]
     return header, rows

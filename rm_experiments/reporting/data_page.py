@@ -16,6 +16,7 @@ from rm_experiments.reporting.data_numbers import (
     count,
     count_table,
     findings_of,
+    left_out,
     mixture_rows,
     number,
     percent,
@@ -27,8 +28,6 @@ from rm_experiments.reporting.data_page_style import STYLE
 from rm_experiments.reporting.data_plots import Picture
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_MOST_EXAMPLES = 12
-"""Of a finding; the report has as many as the audit gave."""
 
 
 @dataclass(kw_only=True)
@@ -116,13 +115,7 @@ def _counts(report: Mapping[str, Any]) -> str:
 
 def _reasons(split: Mapping[str, Any]) -> str:
     """Rows and pairs that did not come through, by reason."""
-    left_out = {
-        **split.get("skipped", {}),
-        **{f"{kind} (audit)": many for kind, many in split.get("dropped_by_audit", {}).items()},
-    }
-    return (
-        ", ".join(f"{reason.replace('_', ' ')}: {count(many)}" for reason, many in left_out.items() if many) or "none"
-    )
+    return ", ".join(f"{reason}: {count(many)}" for reason, many in left_out(split).items()) or "none"
 
 
 def _findings(report: Mapping[str, Any]) -> str:
@@ -157,7 +150,7 @@ def _finding(finding: Mapping[str, Any], opened: bool) -> str:
     if rows:
         first = f" (the first {len(rows)} of {count(finding['count'])})" if len(rows) < finding.get("count", 0) else ""
         parts.append(f'<p>Rows{first}: <span class="rows">{" ".join(f"<span>{row}</span>" for row in rows)}</span></p>')
-    shown = [f"<li><q>{_text(one)}</q></li>" for one in finding.get("examples", ())[:_MOST_EXAMPLES]]
+    shown = [f"<li><q>{_text(one)}</q></li>" for one in finding.get("examples", ())]
     if shown:
         parts.append(f"<p>Examples:</p><ul>{''.join(shown)}</ul>")
     state = " open" if opened else ""
@@ -175,7 +168,8 @@ def _share_of(finding: Mapping[str, Any]) -> str:
 
 def _statistics(report: Mapping[str, Any]) -> str:
     header, rows = statistics_table(report.get("audit", {}).get("statistics", {}))
-    return _table("Of all pairs that were read, before any is dropped or drawn", header, rows) if rows else ""
+    # Ties and evaluation pairs beyond the limit are gone by then.
+    return _table("Of the pairs that the audit saw, before it dropped any", header, rows) if rows else ""
 
 
 def _pictures(pictures: Sequence[Picture]) -> str:

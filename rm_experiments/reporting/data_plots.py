@@ -28,6 +28,7 @@ from rm_experiments.reporting.plots import (
     _note,
     _pairs,
     _save,
+    _short,
     _signed,
 )
 
@@ -196,7 +197,7 @@ def plot_subsets(arrays: SplitArrays, path: Path, title: str) -> str:
     sizes = sorted(arrays.subsets.items(), key=lambda one: (-one[1], one[0]))
     shown = sizes if len(sizes) <= _MOST_SUBSETS else sizes[: _MOST_SUBSETS - 1]
     rest = sizes[len(shown) :]
-    names = [_short(name) for name, _ in shown] + ([f"{len(rest)} more"] if rest else [])
+    names = [_short(name, 28) for name, _ in shown] + ([f"{len(rest)} more"] if rest else [])
     counts = [count for _, count in shown] + ([sum(count for _, count in rest)] if rest else [])
     total = sum(counts)
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
@@ -219,11 +220,6 @@ def plot_subsets(arrays: SplitArrays, path: Path, title: str) -> str:
         _save(figure, path)
     words = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
     return f"Bars of the pairs per subset: {', '.join(words)}."
-
-
-def _short(name: str, most: int = 28) -> str:
-    shown = "".join(c if c.isprintable() else " " for c in name)
-    return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
 def _end(values: Floats, limit: int | None) -> float:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rm_experiments.reporting.data_numbers import (
+    COUNTS,
     count,
     count_table,
     findings_of,
@@ -25,6 +26,8 @@ from rm_experiments.reporting.markdown import one_line
 _MARKS = {"serious": ("\N{MULTIPLICATION X}", "bold red"), "notice": ("!", "yellow")}
 _MOST_FINDINGS = 12
 _MOST_SHORT = 5
+_ASCII = str.maketrans("\N{MULTIPLICATION X}\N{CHECK MARK}\N{HORIZONTAL ELLIPSIS}", "x+~")
+"""What stands for the marks where the terminal cannot show them, equally wide."""
 _GAP = 2
 """Spaces between two columns."""
 
@@ -59,14 +62,11 @@ def data_lines(report: Mapping[str, Any], most_findings: int | None = None) -> l
     """One line per split, part of a mixture and finding, for a log."""
     lines = []
     for name, split in report.get("splits", {}).items():
-        facts = [
-            f"{count(split[key])} {words}"
-            for key, words in (("rows_read", "rows read"), ("kept", "pairs kept"))
-            if split.get(key) is not None
-        ]
-        for keys, words in _NOTED:
-            if many := total(split, keys):
-                facts.append(f"{count(many)} {words}")
+        facts = []
+        for one in COUNTS:
+            many = total(split, one.keys)
+            if one.words and (many or (one.stays and many is not None)):
+                facts.append(f"{count(many)} {one.words}")
         facts += [f"longest {count(split['longest'])} tokens"] if split.get("longest") else []
         source, format_ = split.get("source"), split.get("format")
         origin = f" ({source}{f', {format_}' if format_ else ''})" if source else ""
@@ -85,19 +85,6 @@ def data_lines(report: Mapping[str, Any], most_findings: int | None = None) -> l
     return lines + ([f"{left} more findings are in data_report.json"] if left else [])
 
 
-_NOTED: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("skipped",), "rows skipped"),
-    (("dropped_overlength",), "dropped as too long"),
-    (("dropped_by_audit",), "dropped by the audit"),
-    (("truncated_prompts",), "prompts cut"),
-    (("truncated_chosen", "truncated_rejected"), "answers cut"),
-    (("read_alike",), "whose sides read alike"),
-    (("label_ties",), "label ties"),
-    (("soft_labels",), "soft labels"),
-    (("missing_margins",), "without margin"),
-)
-
-
 def _print_lines(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -109,7 +96,7 @@ def _print_counts(console: Console, report: Mapping[str, Any]) -> None:
     if not rows:
         return
     columns = {head: [_cut(row[at], 24) if at == 0 else row[at] for row in rows] for at, head in enumerate(header)}
-    for head in ("Ties", "Tokens", "Read", "Skipped"):
+    for head in ("Ties", "Tokens", "Read", "Skipped", "Alike", "Longest"):
         if sum(_width(head, cells) + _GAP for head, cells in columns.items()) - _GAP > console.width:
             columns.pop(head, None)
     _print_table(console, "Pairs per split", columns)
@@ -132,7 +119,8 @@ def _print_findings(console: Console, report: Mapping[str, Any], most: int, mean
     findings = findings_of(report)
     console.print()
     if not findings:
-        console.print(Text.assemble(("\N{CHECK MARK}", "green"), " The audit found nothing to report."))
+        mark = _encodable(console, "\N{CHECK MARK}")
+        console.print(Text.assemble((mark, "green"), " The audit found nothing to report."))
         return
     shown = findings[:most]
     columns = {
@@ -176,7 +164,7 @@ def _print_table(
             cell = _cut(cells[head], width, keep_end=True) if head == flexible else one_line(cells[head])
             space = " " * max(0, width - cell_len(cell))
             parts.append(cell + space if head in words else space + cell)
-        return (" " * _GAP).join(parts).rstrip()
+        return _encodable(console, (" " * _GAP).join(parts).rstrip())
 
     print_line = partial(console.print, no_wrap=True, overflow="crop", crop=True)
     print_line(Text(title, style="bold"))
@@ -187,6 +175,10 @@ def _print_table(
         if styles:
             shown.stylize(styles[row], 0, first)
         print_line(shown)
+
+
+def _encodable(console: Console, text: str) -> str:
+    return text.translate(_ASCII) if console.options.ascii_only else text
 
 
 def _width(head: str, cells: Sequence[str]) -> int:

@@ -22,6 +22,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from rm_experiments.reporting.markdown import one_line
+
 Floats = NDArray[np.float64]
 History = Sequence[Mapping[str, Any]]
 
@@ -269,10 +271,8 @@ def _step_axis(axes: Axes) -> None:
 def _histogram_axes(title: str, count: int, xlabel: str, left_out: int) -> tuple[Figure, Axes]:
     figure = _figure(6)
     axes = figure.subplots()
-    shown = "".join(c if c.isprintable() else " " for c in title)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
     # The legend stands between title and axes, hence the padding. Dollar signs of a name are not mathematics.
-    axes.set_title(f"{shown} (n = {count:,} {_pairs(count)})", loc="left", pad=24, parse_math=False)
+    axes.set_title(f"{_short(title, 60)} (n = {count:,} {_pairs(count)})", loc="left", pad=24, parse_math=False)
     axes.set(xlabel=xlabel, ylabel="pairs per bin")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.grid(False, axis="x")
@@ -281,6 +281,11 @@ def _histogram_axes(title: str, count: int, xlabel: str, left_out: int) -> tuple
     elif not count:
         _note(axes, "no values")
     return figure, axes
+
+
+def _short(name: str, most: int) -> str:
+    shown = one_line(name)
+    return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
 def _legend_above(axes: Axes, reverse: bool = False) -> None:

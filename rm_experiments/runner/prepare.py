@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from rm_experiments.config.rules import evaluates
 from rm_experiments.config.schema import Device, ModelSource, Precision, RunConfig, TrainConfig
 from rm_experiments.data.cache import DataCache
 from rm_experiments.data.features import FLAGS
-from rm_experiments.data.pairs import PreferencePair, answer_messages, prompt_messages
+from rm_experiments.data.pairs import dialogue_texts
 from rm_experiments.data.splits import Split, Splits, load_splits
 from rm_experiments.data.templates import prepare_tokenizer, shows
 from rm_experiments.data.tokenization import summary, tokenize_split
@@ -112,6 +111,11 @@ def prepare(config: RunConfig, split_off: bool = True) -> Prepared:
 
     def tokenized(name: str, split: Split) -> TokenizedPairs:
         pairs, lengths = tokenize_split(split, tokenizer, data, max_length, cache)
+        if lengths.dropped_overlength and split.counts.pop("best_achievable", None):
+            notes.append(
+                f"Best achievable: not known for {name}, of whose pairs {lengths.dropped_overlength} are dropped as "
+                "too long."
+            )
         report[name] = {"source": split.source, **split.counts, **summary(lengths)}
         return pairs
 
@@ -150,7 +154,7 @@ def _scratch_tokenizer(train: Split, vocabulary_size: int, cache: DataCache) -> 
     key = [train.identity, hashlib.sha256(train.rows.tobytes()).hexdigest(), vocabulary_size]
 
     def build(directory: Path) -> None:
-        train_tokenizer(_texts(train.table.pairs(train.rows)), vocabulary_size).save_pretrained(directory)
+        train_tokenizer(dialogue_texts(train.table.pairs(train.rows)), vocabulary_size).save_pretrained(directory)
 
     return AutoTokenizer.from_pretrained(cache.entry("tokenizer", key, build))
 
@@ -174,13 +178,6 @@ def _check_metric_names(config: RunConfig, evaluation: dict[str, TokenizedPairs]
                 near = difflib.get_close_matches(metric, sorted(known), n=1)
                 hint = f"; did you mean {near[0]}?" if near else f"; allowed are {', '.join(sorted(known)[:12])}, ..."
                 raise ConfigError(f"{key}={metric}: not measured in this run{hint}")
-
-
-def _texts(pairs: Iterable[PreferencePair]) -> Iterator[str]:
-    for pair in pairs:
-        for answer in (pair.chosen, pair.rejected):
-            turns = [*prompt_messages(pair.prompt), *answer_messages(answer)]
-            yield "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
 
 
 def _max_length(config: RunConfig, positions: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -94,6 +95,14 @@ def test_it_writes_report_page_pictures_and_config(
     assert printed.splitlines()[-3:] == [
         "Page: out/look/data.html", "Numbers: out/look/data_report.json", "Pictures: out/look/plots"
     ]  # fmt: skip
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert rm_data(monkeypatch, *SMALL, "data.train=rows.jsonl", "run_dir='caf\u00e9'") == 0
+    sys.stdout.flush()
+    assert raw.getvalue().splitlines()[-1] == b"Pictures: caf\\xe9/plots"
 
 
 def test_without_evaluation_data_all_pairs_are_looked_at(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 
 from rm_experiments.config.compose import config_yaml, load_config_yaml
 from rm_experiments.config.data_schema import Audit, MixturePartConfig
-from rm_experiments.config.data_validation import AUDIT_KINDS
+from rm_experiments.config.data_validation import AUDIT_KINDS, is_template_variable, label_key
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import ConfigError
 
@@ -50,6 +51,8 @@ REFUSED: dict[str, str] = {
         "data.audit_limits.duplicates=1.5: must be a share of the pairs, 0 to 1",
     f"{LOCAL} +data.chat_template_kwargs.messages=1":
         "data.chat_template_kwargs=messages: is no name for a variable of a chat template",
+    f"{LOCAL} +data.chat_template_kwargs.padding=true":
+        "data.chat_template_kwargs=padding: is no name for a variable of a chat template",
     f"{LOCAL} +data.chat_template_kwargs.a-b=1":
         "data.chat_template_kwargs=a-b: is no name for a variable of a chat template",
     f"{LOCAL} data.chat_template=''": "data.chat_template=: must not be empty; try data.chat_template=null",
@@ -57,6 +60,9 @@ REFUSED: dict[str, str] = {
     f"{LOCAL} data.columns.first_wins=[1] data.columns.second_wins=[2,1]":
         "data.columns.second_wins=[2, 1]: 1 is in first_wins too",
     f"{LOCAL} data.columns.first_wins=['1'] data.columns.tie=[1]": "data.columns.tie=[1]: 1 is in first_wins too",
+    f"{LOCAL} data.columns.first_wins=['1.0'] data.columns.tie=[1]": "data.columns.tie=[1]: 1 is in first_wins too",
+    f"{LOCAL} data.columns.tie=[null]":
+        "data.columns.tie=[None]: must be a list of texts, numbers or booleans",
     f"{LOCAL} data.columns.tie=[[1]]":
         "data.columns.tie=[[1]]: must be a list of texts, numbers or booleans",
     "+data.eval_sets.shifted=x": "data.eval_sets=shifted: is the name of a split; choose another name",
@@ -97,6 +103,31 @@ def test_a_mixture_composes_and_survives_its_file(tmp_path: Path) -> None:
 def test_a_source_alone_is_a_part() -> None:
     config = compose_alone("data=mixture +data.mixture.a=x data.eval=y data.format=hh_rlhf")
     assert config.data.mixture == {"a": MixturePartConfig(source="x")}
+
+
+def test_no_argument_of_the_call_is_a_variable_of_a_template() -> None:
+    from transformers import PreTrainedTokenizerBase
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    from rm_experiments.data.special_text import CHECKED
+
+    calls = (PreTrainedTokenizerBase.apply_chat_template, render_jinja_template)
+    names = {name for call in calls for name in inspect.signature(call).parameters} - {"kwargs"}
+    assert names > {"tools", "tokenize", "conversations"}
+    names |= {f"{one}_token" for one in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")} | {CHECKED, "messages"}
+    assert [name for name in (*names, "a-b", "", 5) if is_template_variable(name)] == []
+    assert is_template_variable("enable_thinking")
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (1, "1"), (1.0, "1"), ("1.0", "1"), ("1.00 ", "1"), ("-1.0", "-1"), (0.5, "0.5"), ("1.05", "1.05"),
+        (True, "true"), (" A>B", "a>b"), ("v1.0", "v1.0"), (".0", ".0"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_written_differently_are_one(value: object, key: str) -> None:
+    assert label_key(value) == key
 
 
 def test_limits_name_every_kind_of_finding() -> None:

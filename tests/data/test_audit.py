@@ -154,6 +154,29 @@ def test_ties_and_equal_answers_contradict_nothing() -> None:
     assert "contradictions" not in found(audit(split([pair("P", "a", "A."), pair("P", "A.", "a")]), {}))
 
 
+def test_label_and_template_variables_tell_pairs_apart() -> None:
+    pairs = [
+        pair("P", "a", "b"), pair("P", "a", "b", label=0.75), pair("P", "a", "b", label=0.75),
+        pair("P", "a", "b", template_kwargs={"think": True, "n": 1}), pair("p", "A.", "b", label=0.75),
+        pair("P", "a", "b", template_kwargs={"n": 1, "think": True}), pair("P", "a", "b", template_kwargs={"n": 2}),
+        pair("p!", "a", "b", template_kwargs={"n": 2}), pair("P", "a", "b", template_kwargs={}),
+    ]  # fmt: skip
+    assert found(audit(split(pairs), {})) == {"duplicates": [3, 6, 9], "near_duplicates": [5, 8]}
+    opposite = [pair("P", "a", "b", template_kwargs={"n": 1}), pair("P", "b", "a")]
+    assert found(audit(split(opposite), {})) == {}
+
+
+def test_the_sides_of_a_tie_have_no_order() -> None:
+    pairs = [pair("P", *sides, label=0.5) for sides in (("a", "b"), ("b", "a"), ("B!", "a"), ("a", "c"))]
+    assert found(audit(split(pairs), {})) == {"duplicates": [2], "near_duplicates": [3]}
+    assert found(audit(split([pair("P", "b", "a"), *pairs[:1]]), {})) == {}
+
+
+def test_an_answer_stands_for_a_prompt_that_shows_nothing() -> None:
+    (finding,) = audit(split([pair(" \u200b ", "the answer", "other")]), {}).findings
+    assert (finding.kind, finding.examples) == ("empty_prompts", ["the answer"])
+
+
 def test_typography_that_is_the_point_is_no_duplicate() -> None:
     pairs = [pair("Use title case.", "The Sea", "the sea"), pair("Use title case.", "The Sea", "THE SEA")]
     assert found(audit(split(pairs), {})) == {"near_identical_sides": [1, 2]}

@@ -31,6 +31,10 @@ def found(report: AuditReport) -> dict[str, list[int]]:
     return {one.kind: list(map(int, one.rows)) for one in report.findings if one.split == "train"}
 
 
+def swapped(one: PreferencePair) -> PreferencePair:
+    return dataclasses.replace(one, chosen=one.rejected, rejected=one.chosen)
+
+
 PROMPTS = st.sampled_from(["p", "P.", "q", ""])
 ANSWERS = st.sampled_from(["a", "A", "a!", "b", "B", "c"])
 PAIRS = st.lists(st.builds(pair, PROMPTS, ANSWERS, ANSWERS, label=st.sampled_from([1.0, 0.7, 0.5])), max_size=14)
@@ -39,13 +43,18 @@ PAIRS = st.lists(st.builds(pair, PROMPTS, ANSWERS, ANSWERS, label=st.sampled_fro
 @given(PAIRS)
 def test_repetitions_and_contradictions_against_brute_force(pairs: list[PreferencePair]) -> None:
     forms = [tuple(normal_form(str(text)) for text in (one.prompt, one.chosen, one.rejected)) for one in pairs]
-    ids = [pair_id(one) for one in pairs]
+    # A tie is the same with its sides swapped.
+    ids = [(one.label, *sorted((pair_id(one), pair_id(swapped(one)))[: 1 + (one.label == 0.5)])) for one in pairs]
+    near = [
+        (one.label, prompt, *(sorted(sides) if one.label == 0.5 else sides))
+        for one, (prompt, *sides) in zip(pairs, forms, strict=True)
+    ]
     expected: dict[str, list[int]] = {"duplicates": [], "near_duplicates": [], "contradictions": []}
     for row, (prompt, chosen, rejected) in enumerate(forms):
         typography = chosen == rejected and pairs[row].chosen != pairs[row].rejected
         if ids[row] in ids[:row]:
             expected["duplicates"].append(row + 1)
-        elif forms[row] in forms[:row] and not typography:
+        elif near[row] in near[:row] and not typography:
             expected["near_duplicates"].append(row + 1)
         if chosen != rejected and pairs[row].label > 0.5:
             others = [form for form, one in zip(forms, pairs, strict=True) if one.label > 0.5]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import io
 import json
 import os
 import random
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rm_experiments.config.data_schema import ColumnsConfig
 from rm_experiments.data.formats import read_pairs
@@ -166,11 +169,25 @@ FILES: dict[str, tuple[str, str | bytes, str]] = {  # Name, content, and the mes
     "CSV with NUL": ("x.csv", "chosen,rejected\na,b\0\n", " line 2: column 'rejected' has a NUL character"),
     "CSV with message lists as text": (
         "x.csv", "chosen,rejected\n\"[{'role': 'user'}]\",b\n",
-        " line 2: column 'chosen' is a message list written as text (\"[{'role': 'user'}]\"); CSV cannot "
-        "hold lists: write JSONL or Parquet",
+        " line 2: column 'chosen' is a message list written as text (\"[{'role': 'user'}]\"), but not as JSON; "
+        "write JSON, or JSONL or Parquet files",
     ),
     "CSV with a margin that is no number": (
         "x.csv", "chosen,rejected,margin\na,b,much\n", " line 2: column 'margin' is the text 'much'; a margin"
+    ),
+    "CSV with carriage returns alone": (
+        "x.csv", "chosen,rejected\ra,b\r", " line 1: the lines end with CR alone; save the file with LF or CRLF"
+    ),
+    "key twice": (
+        "train.jsonl", row() + '{"chosen": "a", "rejected": "b", "chosen": "c"}',
+        " line 3: broken JSON: key 'chosen' is there twice; mend the line",
+    ),
+    "key twice inside": (
+        "x.json", '[{"chosen": [{"role": "user", "role": "assistant"}]}]', " line 1: broken JSON: key 'role' is there"
+    ),
+    "columns as lists": (
+        "x.json", '{"chosen": ["a", "b"], "rejected": ["c", "d"]}',
+        ": must be a list of objects or an object that holds one list, found an object with 2 lists (keys: chosen,",
     ),
     "broken Parquet": ("x.parquet", "PAR1 but not really PAR1", ": broken Parquet: "),
     "truncated Parquet": ("x.parquet", parquet(["chosen"])[:-20], ": broken Parquet: "),
@@ -311,6 +328,35 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {  # Changes to a good row, and th
     "tools as broken JSON": (
         {"tools": "[{]"}, "column 'tools' is the text '[{]'; it must be a list of tools (objects), or its JSON"
     ),
+    "tools nested thousands deep": (
+        {"tools": "[" * 100_000}, "column 'tools' is the text '[[[[",
+    ),
+    "tools nested deep": (
+        {"tools": "[" + '{"a":' * 60 + "1" + "}" * 60 + "]"},
+        f"column 'tools[0]{'.a' * 26}' is nested more than 50 levels deep; make it flatter",
+    ),
+    "lone surrogate in tools": (
+        {"tools": [{"name": "f", "enum": ["a", "\ud800"]}]},
+        "column 'tools[0].enum[1]' has a lone surrogate at character 1, near '\\ud800'; remove it from the row",
+    ),
+    "lone surrogate in a name of a tool's": (
+        {"tools": [{"\ud800": 1}]}, "column 'tools[0] (a key)' has a lone surrogate at character 1"
+    ),
+    "lone surrogate in tool calls": (
+        {"prompt": [{"role": "assistant", "tool_calls": [{"arguments": {"x": "\ud800"}}]}]},
+        "column 'prompt[0].tool_calls[0].arguments.x' has a lone surrogate at character 1",
+    ),
+    "lone surrogate in template variables": (
+        {"chat_template_kwargs": {"greeting": "\ud800"}},
+        "column 'chat_template_kwargs.greeting' has a lone surrogate at character 1",
+    ),
+    "argument of the call as template variable": (
+        {"chat_template_kwargs": {"thinking": True, "tokenize": False}},
+        "column 'chat_template_kwargs' has 'tokenize', which is no name for a variable of a chat template; remove it",
+    ),
+    "template variable of no name": (
+        {"chat_template_kwargs": '{"a-b": 1}'}, "column 'chat_template_kwargs' has 'a-b', which is no name for a"
+    ),
     "tools that are names": ({"tools": ["f"]}, "column 'tools' is the list [\"f\"]; it must be a list of tools"),
     "template variables that are no object": (
         {"chat_template_kwargs": [1]},
@@ -374,9 +420,15 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {  # A good row
         TWO, {"label": "both"},
         "column 'label' is the text 'both', whose meaning is not known; known are a, model_a, a>b, a>>b, response_a "
         "for response_a; b, model_b, b>a, b>>a, response_b for response_b; a=b, tie for a tie; type "
-        "data.columns.first_wins=[both], data.columns.second_wins=[both] or data.columns.tie=[both]",
+        "'data.columns.first_wins=[\"both\"]', 'data.columns.second_wins=[\"both\"]' or 'data.columns.tie=[\"both\"]'",
     ),
     "label that could mean either": (TWO, {"label": 1}, "column 'label' is the number 1, whose meaning is not known;"),
+    "label too long to type": (
+        TWO, {"label": "both " * 20},
+        "column 'label' is the text 'both both both both both both both both both both both b..., whose meaning is "
+        "not known; known are a, model_a, a>b, a>>b, response_a for response_a; b, model_b, b>a, b>>a, response_b for "
+        "response_b; a=b, tie for a tie; for another column type data.columns.label=COLUMN",
+    ),
     "label missing": (
         TWO, {"label": ...},
         "no column says which of 'response_a' and 'response_b' is better (columns: prompt, response_a, response_b); "
@@ -415,12 +467,21 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {  # A good row
         "data.columns.scores=COLUMN",
     ),
     "score boolean": (RATED, {"scores": [True, False]}, "column 'scores[0]' is the boolean true; a score must be"),
-    "score of a list NaN": (RATED, {"scores": [0, float("nan")]}, "column 'scores[1]' is the number NaN; a score must"),
+    "score of a list infinite": (
+        RATED, {"scores": [0, float("inf")]}, "column 'scores[1]' is the number Infinity; a score must"
+    ),
+    "null response with a score": (
+        RATED, {"responses": ["a", None]}, "column 'responses[1]' is null; it must be text or a message list"
+    ),
     "responses text": (
         RATED, {"responses": "a"}, "column 'responses' is the text 'a'; it must be a list of responses"
     ),
-    "responses empty": (
-        RATED, {"responses": [], "scores": []}, "column 'responses' is an empty list; at least one answer is needed"
+    "scores of no responses": (
+        RATED, {"responses": "", "scores": []}, "column 'responses' is the text ''; it must be a list of responses"
+    ),
+    "history without answers": (
+        {"instruction": "p", "chosen": "a", "rejected": "b"}, {"history": [["q", "a"], "q"]},
+        "history[1] is the text 'q'; earlier turns are lists of a question and its answer",
     ),
     "response boolean": (
         RATED, {"responses": ["a", True]}, "column 'responses[1]' is the boolean true; it must be text or a message"
@@ -599,6 +660,17 @@ def test_splits_in_one_json_file() -> None:
     )
 
 
+@pytest.mark.parametrize("label", ['it\'s "A", no?', "null", "1e3", "[x]", "a: b", 7, 0.5, True])
+def test_label_that_is_suggested_can_be_typed(label: Any) -> None:
+    write("train.jsonl", json.dumps({**TWO, "label": label}))
+    with pytest.raises(DataError) as caught:
+        read_pairs("train.jsonl", "data.train", "auto", ColumnsConfig())
+    typed = str(caught.value).rpartition("; type ")[2].partition(", 'data.columns.second_wins")[0]
+    (override,) = shlex.split(typed)
+    parsed = OverridesParser.create().parse_override(override)
+    assert (parsed.get_key_element(), parsed.value()) == ("data.columns.first_wins", [label])
+
+
 def test_unprintable_column_name() -> None:
     fails(write("x.jsonl", '{"\\ud800\\n": 1}'), "column 'chosen' is missing (columns: \\ud800\\n); type")
 
@@ -644,6 +716,29 @@ def test_evaluation_sets_name_their_own_settings() -> None:
         format="csv",
     )
     fails("x.jsnl", f"{key}=x.jsnl: no such file; did you mean {key}=x.jsonl?", key=key)
+
+
+def test_parquet_values_that_python_or_json_lack() -> None:
+    answers = {"chosen": ["a", "a"], "rejected": ["b", "b"]}
+
+    def table(**columns: Any) -> str:
+        pyarrow.parquet.write_table(pyarrow.table(answers | columns), "x.parquet")
+        return "x.parquet"
+
+    fails(
+        table(seen=pyarrow.array([0, 2**62], pyarrow.timestamp("us"))),
+        "data.train: x.parquet row 2: column 'seen' has a date that cannot be read (date value out of range); write "
+        "the column as text or leave it out",
+    )
+    for value, kind in ((datetime.date(2024, 7, 26), "date"), (b"x", "bytes")):
+        fails(
+            table(tools=[None, [{"name": "f", "since": value}]]),
+            f"data.train: x.parquet row 2: column 'tools[0].since' is the {kind} ",
+        )
+        fails(
+            table(chosen=[[{"role": "assistant", "content": "", "tool_calls": [{"since": value}]}]] * 2),
+            f"data.train: x.parquet row 1: column 'chosen[0].tool_calls[0].since' is the {kind} ",
+        )
 
 
 def test_named_column_must_be_there() -> None:

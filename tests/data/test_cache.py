@@ -52,6 +52,37 @@ def test_other_code_reads_no_old_entry(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(code_digest()) == 64
 
 
+def test_code_that_makes_entries_and_its_libraries_count_and_other_code_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("data", "modeling", "reporting"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tokenizer.py").write_text("")
+    monkeypatch.setattr(cache_module, "__file__", str(tmp_path / "data" / "cache.py"))
+    seen = [code_digest.__wrapped__()]
+    (tmp_path / "reporting" / "tokenizer.py").write_text("changed")
+    assert code_digest.__wrapped__() == seen[0]
+    for folder in ("data", "modeling"):
+        (tmp_path / folder / "tokenizer.py").write_text("changed")
+        seen.append(code_digest.__wrapped__())
+    for library in ("tokenizers", "transformers"):
+        monkeypatch.setattr(cache_module, "version", lambda name, other=library: "9" if name == other else "1")
+        seen.append(code_digest.__wrapped__())
+    assert len(set(seen)) == 5
+
+
+def test_another_users_entry_is_read_though_its_time_cannot_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = DataCache(str(tmp_path)).entry("numbers", 1, write_numbers)
+
+    def refuse(_: Path) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert DataCache(str(tmp_path)).entry("numbers", 1, refuse_to_build) == made
+
+
 def test_failed_build_leaves_nothing_and_the_next_one_is_free(tmp_path: Path) -> None:
     def fail(directory: Path) -> None:
         write_numbers(directory)

@@ -110,7 +110,16 @@ def test_hashes_are_the_same_in_every_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("", True), (" \n", True), ("\u200b \ufeff", True), ("a", False), (".", False)]
+    ("text", "expected"),
+    [
+        ("", True),
+        (" \n", True),
+        ("\u200b \ufeff", True),
+        ("a", False),
+        (".", False),
+        ("\u200b" * 150, True),
+        ("\u200b \n" * 50 + "x", False),
+    ],
 )
 def test_blank_texts(text: str, expected: bool) -> None:
     assert is_blank(text) is expected
@@ -180,6 +189,19 @@ LONG = "Tell me how many apples there are in a basket of nine?"
         (pair(rejected="don\u00e2\u20ac\u2122t"), {"mojibake"}),
         (pair(prompt="lost \ufffd"), {"mojibake"}),
         (pair(prompt="\u00d0\u0178\u00d1\u20ac\u00d0\u00b8"), {"mojibake"}),
+        (pair(chosen="go\u00c3\u00bbt"), {"mojibake"}),
+        (pair(chosen="Stra\u00c3\u0178e"), {"mojibake"}),
+        (pair(chosen="\u00c5\u0178imdi"), {"mojibake"}),
+        (pair(chosen="i\u00c4\u0178ne"), {"mojibake"}),
+        (pair(chosen="\u00ce\u00b1\u00ce\u00b2"), {"mojibake"}),
+        (pair(chosen="\u039a\u03b1\u03bb\u03ae".encode().decode("latin-1")), {"mojibake", "control_characters"}),
+        (pair(chosen="\u65e5\u672c".encode().decode("latin-1")), {"mojibake", "control_characters"}),
+        (pair(chosen="\u3042\u306e".encode().decode("latin-1")), {"mojibake", "control_characters"}),
+        (pair(chosen="\u00e3\u201a\u00ab\u00e3\u0192\u0160"), {"mojibake"}),
+        (pair(chosen="\u00c5\u00b2, \u00c5\u00b7mol, 1.5\u00c5\u00b10.1, \u00c5\u00a0b, the \u00c5\u2019s"), set()),
+        (pair(chosen="appel\u00e9\u00a0\u00ab\u00a0\u00e9t\u00e9\u00a0\u00bb, \u00ceLE, na\u00efve\u2122"), set()),
+        (pair(chosen="\u201e\u00c4\u201c, \u201a\u00c5\u2018, AMANH\u00c3\u2026, \u00e3\u201d\u2013"), set()),
+        (pair(chosen="2\u00d7\u00bd\u00d7\u00bc, 10\u00a0\u00b0C, \u00bfQu\u00e9? \u00a1Ol\u00e9\u00bb!"), set()),
         (pair(chosen="S\u00c3O PAULO, \u00abAMANH\u00c3\u00bb, \u00e2ge"), set()),
         (pair(chosen="na\u00efve caf\u00e9 \u00c5ngstr\u00f6m \u20ac5 \u201cquoted\u201d"), set()),
         (pair(chosen="bell\x07"), {"control_characters"}),
@@ -193,6 +215,15 @@ LONG = "Tell me how many apples there are in a basket of nine?"
         (pair(chosen="<p>if a < b and x[0] > 1</p> <span>[1]</span>"), set()),
         (pair(chosen="Yes.\n\nHuman: and then?"), {"turn_markers_in_chosen"}),
         (pair(rejected="Yes.\n### Instruction: go"), {"turn_markers_in_rejected"}),
+        (pair(chosen="Yes.\nHUMAN: and?"), {"turn_markers_in_chosen"}),
+        (pair(chosen="Yes.\nUSER: and?"), {"turn_markers_in_chosen"}),
+        (pair(chosen="Yes.\n**Human:** and?"), {"turn_markers_in_chosen"}),
+        (pair(chosen="Yes.\n**User**: and?"), {"turn_markers_in_chosen"}),
+        (pair(chosen="Yes.\nhuman: and?"), {"turn_markers_in_chosen"}),
+        (pair(rejected="Yes.\n<|user|>\nand?"), {"turn_markers_in_rejected", "special_token_text"}),
+        (pair(chosen="Assistant: Yes."), {"turn_markers_in_chosen"}),
+        (pair(rejected=" Human: Yes."), {"turn_markers_in_rejected"}),
+        (pair(chosen="Assistant:root\n  user: root\n**Response:** <|x\nmy human:", rejected="The User: x"), set()),
         (pair(chosen="Being human: a guide\nto it. Human: x"), set()),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import re
@@ -240,9 +241,9 @@ def test_text_without_prompt_is_only_cut(common: str, first: str, second: str) -
     assert not any(found.chosen[:end] == found.rejected[:end] for end in ends)
 
 
-def read(path: Path, rows: list[dict[str, Any]], format: str = "auto", **options: Any) -> Any:
+def read(path: Path, rows: list[dict[str, Any]], format: str = "auto", **columns: Any) -> Any:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_pairs(str(path), "data.train", format, ColumnsConfig(), **options)
+    return read_pairs(str(path), "data.train", format, ColumnsConfig(**columns))
 
 
 @pytest.mark.parametrize(
@@ -408,6 +409,54 @@ MORE_PREFERENCE: dict[str, tuple[dict[str, Any], PreferencePair]] = {
         {"prompt": "hi", "chosen": "a", "rejected": "b", "tools": [], "chat_template_kwargs": None},
         pair("hi", "a", "b"),
     ),
+    "tools as empty text": (
+        {"prompt": "hi", "chosen": "a", "rejected": "b", "tools": " ", "chat_template_kwargs": ""},
+        pair("hi", "a", "b"),
+    ),
+    "nulls that another row's fields left in Parquet": (
+        {
+            "prompt": "hi",
+            "chosen": [{**assistant(""), "tool_calls": [{**CALL, "id": None, "of": [{"x": None}, None]}]}],
+            "rejected": [{**B, "tool_calls": None}],
+            "tools": [{**TOOLS[0], "strict": None}],
+            "chat_template_kwargs": {"enable_thinking": None},
+        },
+        pair("hi", [{**assistant(""), "tool_calls": [{**CALL, "of": [{}, None]}]}], [B], tools=TOOLS),
+    ),
+    "message lists as JSON text": (
+        {"prompt": json.dumps([HI]), "chosen": json.dumps([A]), "rejected": f"\n{json.dumps([B])}"},
+        pair([HI], [A], [B]),
+    ),
+    "text that begins like a message list": (
+        {"prompt": "hi", "chosen": '[{"role": "user"}]', "rejected": "[{'role': 'user', 'content': 'x'}]"},
+        pair("hi", '[{"role": "user"}]', "[{'role': 'user', 'content': 'x'}]"),
+    ),
+    "input as the prompt": (
+        {"system": "s", "input": "hi", "context": "c", "chosen": "a", "rejected": "b"},
+        pair([system("s"), HI], "a", "b"),
+    ),
+    "context as the prompt": ({"input": "", "context": [HI], "chosen": [A], "rejected": [B]}, pair([HI], [A], [B])),
+    "messages as the prompt": ({"messages": [HI], "chosen": "a", "rejected": "b"}, pair([HI], "a", "b")),
+    "messages that are an answer": (
+        {"messages": [HI, A], "context": ["x"], "chosen": "the a", "rejected": "the b"},
+        pair("the ", "a", "b"),
+    ),
+    "dialogues need no other prompt": (
+        {"input": "x", "messages": [HI], "chosen": [HI, A], "rejected": [HI, B]},
+        pair([HI], [A], [B]),
+    ),
+    "a null prompt is none": (
+        {"prompt": None, "input": "x", "chosen": "the a", "rejected": "the b"},
+        pair("the ", "a", "b"),
+    ),
+    "history before the instruction": (
+        {"instruction": "hi", "input": "you", "history": [["q", "a"]], "chosen": "a", "rejected": "b"},
+        pair([user("q"), A, user("hi\nyou")], "a", "b"),
+    ),
+    "empty history": (
+        {"instruction": "hi", "history": [], "chosen": "a", "rejected": "b"},
+        pair("hi", "a", "b"),
+    ),
     "ShareGPT messages and single message objects": (
         {"prompt": [{"from": "human", "value": "hi"}], "chosen": {"from": "gpt", "value": "a"}, "rejected": B},
         pair([HI], [A], [B]),
@@ -480,6 +529,8 @@ PAIRWISE: dict[str, tuple[dict[str, Any], dict[str, Any], PreferencePair]] = {
         {"first_wins": [False], "second_wins": [True, "right"]},
         SECOND,
     ),
+    "float as text": ({**ONE_TWO, "label": "2.0"}, {}, SECOND),
+    "float as text by the user": ({**AB, "label": "1.0"}, {"second_wins": [1]}, SECOND),
     "only the tie by the user": ({**ONE_TWO, "label": 0}, {"tie": [0]}, TIE),
     "the user turns the usual meaning around": ({**ONE_TWO, "label": 1}, {"second_wins": [1]}, SECOND),
     "named columns": (
@@ -546,8 +597,8 @@ def test_pairwise_rows_without_a_preference(values: dict[str, Any], reason: str)
         convert(values, "pairwise")
 
 
-def of(chosen: Text, rejected: Text, place: str, count: int, **others: Any) -> PreferencePair:
-    return pair("p", chosen, rejected, **{"id": f"4-{place}", "weight": 1 / count, **others})
+def of(chosen: Text, rejected: Text, place: str, count: int, prompt: Text = "p", **others: Any) -> PreferencePair:
+    return pair(prompt, chosen, rejected, **{"id": f"4-{place}", "weight": 1 / count, **others})
 
 
 SEVERAL: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[PreferencePair]]] = {
@@ -584,6 +635,49 @@ SEVERAL: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[PreferencePai
         {"prompt": "p", "responses": ["a", "b", "c"], "scores": [1, None, 2]},
         {},
         [pair("p", "c", "a", margin=1.0)],
+    ),
+    "a null response without a score": (
+        "responses",
+        {"prompt": "p", "responses": ["a", None, "c"], "scores": [1, None, 2]},
+        {},
+        [pair("p", "c", "a", margin=1.0)],
+    ),
+    "a score that is NaN": (
+        "responses",
+        {"prompt": "p", "responses": ["a", "b", "c"], "scores": [1, float("nan"), 2]},
+        {},
+        [pair("p", "c", "a", margin=1.0)],
+    ),
+    "objects of which one has no score": (
+        "responses",
+        {"prompt": "p", "completions": [{"text": "a"}, {"text": "b", "score": 1}, {"text": "c", "score": 0}]},
+        {},
+        [pair("p", "b", "c", margin=1.0, id="4")],
+    ),
+    "what all responses begin with": (
+        "responses",
+        {"responses": ["q: one a", "q: two b", "q: two c"], "ranks": [1, 2, 3]},
+        {},
+        [
+            of("one a", "two b", "0-1", 3, prompt="q: "),
+            of("one a", "two c", "0-2", 3, prompt="q: "),
+            of("two b", "two c", "1-2", 3, prompt="q: "),
+        ],
+    ),
+    "what all dialogues begin with": (
+        "best_of",
+        {"chosen": [HI, A, HI, A], "rejected": [[HI, A, HI, B], [HI, B]]},
+        {},
+        [
+            of([A, HI, A], [A, HI, B], "0-0", 2, prompt=[HI]),
+            of([A, HI, A], [B], "0-1", 2, prompt=[HI]),
+        ],
+    ),
+    "one against several, with input": (
+        "best_of",
+        {"input": "p", "chosen": "a", "rejected": ["b", "c"]},
+        {},
+        [of("a", "b", "0-0", 2), of("a", "c", "0-1", 2)],
     ),
     "named fields": (
         "responses",
@@ -629,6 +723,13 @@ def test_several_answers(
     (tmp_path / "x.jsonl").write_text(json.dumps(values))
     found, report = read_pairs(str(tmp_path / "x.jsonl"), "data.train", "auto", ColumnsConfig(**columns))
     assert (report.format, len(found)) == (format, len(expected))
+
+
+def test_rows_without_responses_are_skipped(tmp_path: Path) -> None:
+    good = {"prompt": "p", "responses": ["a", "b"], "scores": [1, 0]}
+    rows = [good, {**good, "responses": [], "scores": []}, {**good, "responses": None}]
+    pairs, report = read(tmp_path / "x.jsonl", rows)
+    assert (len(pairs), report.skipped) == (1, {"fewer than two rated responses": 2})
 
 
 def test_a_single_rated_response_is_no_preference() -> None:
@@ -679,6 +780,24 @@ def test_consecutive_rows_of_a_prompt(tmp_path: Path) -> None:
     assert (report.rows_read, report.pairs_read, report.label_ties) == (6, 4, 1)
 
 
+def test_rows_without_a_prompt_belong_to_no_other(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": prompt, "response": "a", "score": score}
+        for prompt, score in (("p", None), ("p", 1), ("p", 2), (None, 1), (None, 2), ("", 1), (" ", 2), ("", 3))
+    ]
+    pairs, report = read(tmp_path / "x.jsonl", rows)
+    assert report.format == "pointwise"
+    assert [(one.id, one.prompt, one.margin) for one in pairs] == [("0", "p", 1.0)]
+    assert report.skipped == {"fewer than two rated responses": 5}
+
+
+@pytest.mark.parametrize("first", ["1", "", "-0.5"])
+def test_pointwise_csv_is_recognised(tmp_path: Path, first: str) -> None:
+    (tmp_path / "x.csv").write_text(f"prompt,response,score\np,a,{first}\np,b,2\np,c,3\n")
+    pairs, report = read_pairs(str(tmp_path / "x.csv"), "data.train", "auto", ColumnsConfig())
+    assert (report.format, len(pairs)) == ("pointwise", 3 if first else 1)
+
+
 def test_pointwise_by_named_columns(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("".join(json.dumps({"q": "p", "r": r, "s": s}) + "\n" for r, s in ("a1", "b2")))
     columns = ColumnsConfig(prompt="q", responses="r", scores="s")
@@ -689,8 +808,32 @@ def test_pointwise_by_named_columns(tmp_path: Path) -> None:
     assert (found.chosen, found.rejected, found.margin, report.format) == ("b", "a", 1.0, "pointwise")
 
 
+def test_a_named_column_that_a_later_row_lacks_is_null(tmp_path: Path) -> None:
+    good = {"chosen": "a", "rejected": "b", "m": 2, "of": {"part": "x", "w": 3}, "key": "k"}
+    rows = [good, {"chosen": "a", "rejected": "b", "of": {}}, {"chosen": "a", "rejected": "b", "of": None}]
+    names = {"margin": "m", "subset": "of.part", "weight": "of.w", "id": "key"}
+    pairs, report = read(tmp_path / "x.jsonl", rows, **names)
+    assert [(one.margin, one.subset, one.weight, one.id) for one in pairs] == [
+        (2.0, "x", 3.0, "k"),
+        (None, None, 1.0, "1"),
+        (None, None, 1.0, "2"),
+    ]
+    assert report.missing_margins == 2
+    with pytest.raises(DataError, match=r"line 1: column 'key' is missing"):
+        read(tmp_path / "x.jsonl", rows[1:], **names)
+    with pytest.raises(DataError, match=r"line 2: column 'c' is missing"):
+        read(tmp_path / "x.jsonl", [{**good, "c": "a"}, good], chosen="c")
+
+
+def test_message_lists_from_csv(tmp_path: Path) -> None:
+    with (tmp_path / "x.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["chosen", "rejected"], [json.dumps([HI, A]), json.dumps([HI, B])]])
+    (found,), _ = read_pairs(str(tmp_path / "x.csv"), "data.train", "auto", ColumnsConfig())
+    assert (found.prompt, found.chosen, found.rejected) == ([HI], [A], [B])
+
+
 def test_labels_from_csv(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("prompt,output_1,output_2,label,weight\np,a,b,2,0.5\np,a,b,,\n")
+    (tmp_path / "x.csv").write_text("prompt,output_1,output_2,label,weight\np,a,b,2.0,0.5\np,a,b,,\n")
     (found,), report = read_pairs(str(tmp_path / "x.csv"), "data.train", "auto", ColumnsConfig())
     assert (found.chosen, found.weight, report.skipped) == ("b", 0.5, {"label is null": 1})
     assert (report.rows_read, report.pairs_read, report.soft_labels) == (2, 1, 0)

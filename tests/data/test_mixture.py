@@ -62,6 +62,15 @@ def test_part_without_pairs_is_refused() -> None:
         mix(parts(a={}, b={}), {"a": ROWS["a"], "b": np.array([], dtype=np.int64)}, 0)
 
 
+def test_weight_that_gives_no_pair_is_refused() -> None:
+    message = (
+        r"^data\.mixture\.b\.weight=0\.001: gives none of the 120 pairs of an epoch beside the other weights; "
+        r"raise it, or leave the part out$"
+    )
+    with pytest.raises(DataError, match=message):
+        mix(parts(a={"weight": 1}, b={"weight": 0.001}), ROWS, 0)
+
+
 @pytest.mark.parametrize(
     ("weights", "total", "expected"),
     [

@@ -460,10 +460,22 @@ CASES: dict[str, tuple[str, list[dict[str, Any]], list[PreferencePair]]] = {
         [{"text": [f"## Human:\nhi\n\n\n\n## Assistant:\n {one}" for one in "ba"], "score": [0.5, 1.5]}],
         [pair([HI], [A], [B], margin=1.0)],
     ),
+    "dsp without headings": (
+        "dsp",
+        [{
+            "text": [f"\n\nHuman: hi\n\nAssistant: so?\n\nHuman: well\n\nAssistant: {one}" for one in "ba"],
+            "score": [1, 0],
+        }],
+        [pair([HI, assistant("so?"), user("well")], [B], [A], margin=1.0)],
+    ),
     "dsp of plain texts": (
         "dsp",
-        [{"text": ["hi a", "hi b"], "score": [1.0, 0.0]}],
-        [pair("hi ", "a", "b", margin=1.0)],
+        [{"text": ["hi the a", "hi the b", "hi c"], "score": [2.0, 1.0, 0.0]}],
+        [
+            pair("hi ", "the a", "the b", margin=1.0, weight=1 / 3, id="0-0-1"),
+            pair("hi ", "the a", "c", margin=2.0, weight=1 / 3, id="0-0-2"),
+            pair("hi ", "the b", "c", margin=1.0, weight=1 / 3, id="0-1-2"),
+        ],
     ),
 }
 # fmt: on
@@ -526,6 +538,21 @@ def test_unrated_dialogues_are_counted(tmp_path: Path) -> None:
     assert report.skipped == {"fewer than two rated responses": 2}
 
 
+def test_ultrafeedback_without_some_ratings(tmp_path: Path) -> None:
+    row = CASES["ultrafeedback"][1][0]
+    first, second, third = row["completions"]
+    without = {name: value for name, value in second.items() if name != "overall_score"}
+    rows = [
+        {**row, "completions": [first, without, {**third, "overall_score": 7.0}]},
+        {**row, "completions": [first, {**second, "overall_score": float("nan")}, {**third, "overall_score": None}]},
+        {**row, "completions": []},
+        {**row, "completions": None},
+    ]
+    pairs, report = read(tmp_path / "x.jsonl", rows)
+    assert pairs == [pair("hi", "c", "a", margin=1.0, subset="flan")]
+    assert report.skipped == {"fewer than two rated responses": 3}
+
+
 def test_the_user_may_name_other_columns_of_a_published_layout(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     (safer,), report = read(path, CASES["pku_safe_rlhf"][1], label="safer_response_id")
@@ -539,6 +566,16 @@ def test_the_user_may_name_other_columns_of_a_published_layout(tmp_path: Path) -
     assert report.format == "ultrafeedback"
     rated, _ = read(path, CASES["helpsteer2"][1], "helpsteer2", scores="correctness")
     assert [one.label for one in rated] == [0.5, 0.5]
+
+
+def test_a_json_object_with_answers_is_a_row(tmp_path: Path) -> None:
+    row = CASES["sharegpt"][1][0]
+    (tmp_path / "x.json").write_text(json.dumps(row))
+    (found,), report = read_pairs(str(tmp_path / "x.json"), "data.train", "auto", ColumnsConfig())
+    assert (report.format, found.chosen, found.where) == ("sharegpt", [A], "x.json row 1")
+    (tmp_path / "x.json").write_text(json.dumps({"chosen": [HI, A], "rejected": [HI, B]}))
+    (found,), report = read_pairs(str(tmp_path / "x.json"), "data.train", "auto", ColumnsConfig())
+    assert (report.format, found.prompt, found.rejected) == ("preference", [HI], [B])
 
 
 def test_a_json_object_of_lists_is_read_as_subsets(tmp_path: Path) -> None:

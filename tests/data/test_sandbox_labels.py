@@ -170,6 +170,7 @@ def test_best_achievable_with_a_tie_by_hand() -> None:
     assert best["accuracy"] == pytest.approx(p)
     assert best["brier"] == pytest.approx(p * (1 - p))
     assert best["loss"] == pytest.approx(-q * math.log(q) - (1 - q) * math.log(1 - q))
+    assert best["loss_without_ties"] == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p))
 
 
 def test_no_accuracy_is_achievable_where_all_are_ties() -> None:
@@ -240,7 +241,7 @@ def test_the_style_marker_foretells_labels_everywhere_but_in_the_shifted_set() -
 def test_a_full_style_confound_gives_the_label_away() -> None:
     generated = generate(world(style_confound=1.0))
     assert marked(generated.train) == 400
-    best = {"accuracy": 1.0, "loss": 0.0, "brier": 0.0, "ece": 0.0}
+    best = {"accuracy": 1.0, "loss": 0.0, "loss_without_ties": 0.0, "brier": 0.0, "ece": 0.0}
     assert generated.best_achievable == pytest.approx(best, abs=1e-12)
 
 

@@ -87,6 +87,21 @@ def test_rows_without_a_prompt_are_prompts_of_their_own(tmp_path: Path) -> None:
     assert (len(splits.train.pairs), len(splits.evaluation["eval"].pairs)) == (15, 5)
 
 
+def test_prompts_that_the_audit_calls_one_are_split_off_together(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for number in range(12):
+        text = f"question {number}?"
+        system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
+        for at, prompt in enumerate((text, text.upper(), system)):
+            rows.append({"id": f"{number}.{at}", "prompt": prompt, "chosen": f"yes {at}", "rejected": "no"})
+    source = write(tmp_path / "train.jsonl", rows)
+    for seed in range(4):
+        splits = load_splits(DataConfig(train=source, eval_fraction=0.25, audit=Audit.error), seed, evaluates=True)
+        numbers = [one.partition(".")[0] for one in ids(splits, "eval")]
+        assert len(numbers) == 9
+        assert all(numbers.count(one) == 3 for one in numbers)
+
+
 def test_single_prompt_cannot_be_split(tmp_path: Path) -> None:
     source = write(tmp_path / "train.jsonl", [{"prompt": "q", "chosen": f"{n}", "rejected": "b"} for n in range(9)])
     message = "data.train: 1 prompt cannot be split into training and evaluation; add data.eval=FILE, or eval=none"
@@ -117,6 +132,9 @@ def test_evaluation_limit_takes_the_first_pairs_of_each_set(train: str, tmp_path
     config = DataConfig(train=train, eval=source, eval_sets=sets, max_eval_pairs=2)
     splits = load_splits(config, 0, evaluates=True)
     assert ids(splits, "eval") == ids(splits, "more") == ["e0", "e1"]
+    assert [one.counts["beyond_max_eval_pairs"] for one in splits.evaluation.values()] == [3, 3]
+    whole = load_splits(DataConfig(train=train, eval=source, max_eval_pairs=5), 0, evaluates=True)
+    assert "beyond_max_eval_pairs" not in whole.evaluation["eval"].counts
 
 
 def test_evaluation_limit_gives_no_prompt_back_to_training(train: str) -> None:
@@ -183,6 +201,16 @@ def test_sandbox_splits_are_the_generated_world() -> None:
     assert splits.best_achievable_loss == world.best_achievable_loss
 
 
+def test_loss_that_is_achievable_without_ties_belongs_to_a_set_without_them() -> None:
+    sandbox = SandboxConfig(num_train_pairs=40, num_eval_pairs=60, ties=0.4)
+    best = generate(sandbox).best_achievable
+    kept = load_splits(DataConfig(sandbox=sandbox), 0, evaluates=True)
+    dropped = load_splits(DataConfig(sandbox=sandbox, ties=Ties.drop), 0, evaluates=True)
+    assert dropped.evaluation["eval"].counts["dropped_ties"] == kept.evaluation["eval"].counts["label_ties"] > 0
+    assert (kept.best_achievable_loss, dropped.best_achievable_loss) == (best["loss"], best["loss_without_ties"])
+    assert dropped.best_achievable_accuracy == best["accuracy"]
+
+
 def test_sandbox_does_not_depend_on_the_seed_of_the_run() -> None:
     sandbox = SandboxConfig(num_train_pairs=40, num_eval_pairs=20)
     one, two = (load_splits(DataConfig(sandbox=sandbox), seed, evaluates=True) for seed in (0, 1))
@@ -236,6 +264,24 @@ def test_mixture_joins_its_parts_and_names_their_rows(parts: dict[str, str]) -> 
     assert train.counts["mixture"]["b"] == {
         "source": parts["b"], "weight": None, "available": 10, "used": 10, "share": 0.25
     }  # fmt: skip
+
+
+def test_mixture_adds_up_what_its_parts_skipped_and_their_subsets(tmp_path: Path) -> None:
+    columns = ColumnsConfig(
+        prompt="q", response_a="one", response_b="two", label="best", first_wins=["1"], second_wins=["2"]
+    )
+    mixture = {}
+    for name, labels in (("a", [1, None, 2]), ("b", [None, None, 1])):
+        rows = [{"q": f"{name}{n}", "one": "x", "two": "y", "best": label} for n, label in enumerate(labels)]
+        rows[-1]["subset"] = "mine"
+        mixture[name] = MixturePartConfig(source=write(tmp_path / f"{name}.jsonl", rows), columns=columns)
+    counts = load_splits(DataConfig(mixture=mixture), 0, evaluates=False).train.counts
+    assert (counts["rows_read"], counts["pairs_read"]) == (6, 3)
+    assert sum(counts["skipped"].values()) == 3
+    assert counts["skipped"] == {
+        reason: sum(one["skipped"].get(reason, 0) for one in counts["parts"].values()) for reason in counts["skipped"]
+    }
+    assert counts["subsets"] == {"a": 1, "mine": 2}
 
 
 def test_mixture_shares_follow_the_weights_and_are_what_the_report_says(parts: dict[str, str]) -> None:
@@ -312,3 +358,16 @@ def test_second_reading_comes_from_the_cache_and_is_the_same(train: str, tmp_pat
     changed = load_splits(DataConfig(train=train), 0, evaluates=True, cache=third)
     assert third.hits == []
     assert "yes yes" in [pair.chosen for pair in changed.train.pairs]
+
+
+def test_part_without_margins_lacks_them_beside_one_that_has_some(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    parts = {
+        "some": write(tmp_path / "some.jsonl", [row | {"margin": 2}, row | {"margin": None}]),
+        "none": write(tmp_path / "none.jsonl", [row, row, row]),
+    }
+    mixture = {name: MixturePartConfig(source=source) for name, source in parts.items()}
+    counts = load_splits(DataConfig(mixture=mixture), 0, evaluates=False).train.counts
+    assert (counts["has_margins"], counts["missing_margins"]) == (True, 4)
+    only = load_splits(DataConfig(mixture={"none": mixture["none"]}), 0, evaluates=False).train.counts
+    assert (only["has_margins"], only["missing_margins"]) == (False, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from rm_experiments.data.pairs import PreferencePair, pair_id, prompt_id
 from rm_experiments.data.table import open_table, table_of, write_table
+from rm_experiments.data.wording import printable
 
 TEXT = st.text(max_size=20)
 TURNS = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": TEXT}), max_size=3)
@@ -20,7 +22,7 @@ PAIRS = st.builds(
     id=TEXT, prompt=TEXT | TURNS, chosen=TEXT | TURNS, rejected=TEXT | TURNS,
     margin=st.none() | st.floats(allow_nan=False), subset=st.none() | TEXT, label=st.floats(0.5, 1),
     weight=st.floats(1e-3, 1), tools=st.none() | st.lists(VALUES, max_size=2), template_kwargs=st.none() | VALUES,
-    chosen_first=st.none() | st.booleans(), where=TEXT,
+    chosen_first=st.none() | st.booleans(), where=TEXT.map(printable),
 )  # fmt: skip
 
 
@@ -53,3 +55,8 @@ def test_rows_are_taken_in_the_order_asked_for_over_all_files(tmp_path: Path) ->
 def test_missing_margins_are_not_numbers() -> None:
     table = table_of([*numbered(1, margin=1.5), *numbered(1)])
     assert np.isnan(table.values("margin")).tolist() == [False, True]
+
+
+def test_a_file_name_that_is_no_text_is_shown_with_escapes(tmp_path: Path) -> None:
+    write_table(tmp_path / "pairs.arrow", numbered(1, where=os.fsdecode(b"caf\xe9.jsonl line 1")))
+    assert open_table([tmp_path / "pairs.arrow"]).values("where").tolist() == ["caf\\udce9.jsonl line 1"]

@@ -181,12 +181,36 @@ def test_line_break_at_the_end_of_a_template_file_is_no_text(own: str) -> None:
     assert render(tokenizer, [DIALOGUE[1:2]]) == ["hello</s>"]
 
 
-def test_own_template_that_is_complete_stays_as_it_is() -> None:
+def test_own_template_that_is_complete_renders_what_it_did() -> None:
     tokenizer = llama()
+    (before,) = render(tokenizer, [DIALOGUE])
     notes = prepare_tokenizer(tokenizer)
-    assert tokenizer.chat_template.endswith("{{- '' }}" + LLAMA)
     assert notes[1] == "Template: the tokenizer's own."
-    assert render(tokenizer, [DIALOGUE[1:]]) == ["<s>[user] hello</s>[assistant] hi there</s>"]
+    assert render(tokenizer, [DIALOGUE, DIALOGUE[1:]]) == [before, "<s>[user] hello</s>[assistant] hi there</s>"]
+
+
+def test_dialogues_unlike_the_usual_one_have_both_ends_too() -> None:
+    """Like Llama 2: BOS before every user turn, EOS after every answer, and neither elsewhere."""
+    tokenizer = llama(
+        "{% for message in messages %}{% if message['role'] == 'user' %}{{ bos_token }}[INST] {{ message['content'] }}"
+        "{% elif message['role'] == 'assistant' %} [/INST] {{ message['content'] }} {{ eos_token }}"
+        "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
+    )
+    assert prepare_tokenizer(tokenizer)[1] == "Template: the tokenizer's own."
+    hello, hi, result = *DIALOGUE[1:], {"role": "tool", "content": "4"}
+    assert render(tokenizer, [[hello, hi, result], [hello, hi, hello, hi], [hi], [hello]]) == [
+        "<s>[INST] hello [/INST] hi there </s>4</s>",
+        "<s>[INST] hello [/INST] hi there </s><s>[INST] hello [/INST] hi there </s>",
+        "<s> [/INST] hi there </s>",
+        "<s>[INST] hello</s>",
+    ]
+    assert render(tokenizer, [[hello], [result]], generation_prompt=True) == ["<s>[INST] hello", "<s>4"]
+
+
+def test_line_break_at_the_begin_of_a_template_is_text() -> None:
+    tokenizer = llama("\n\n{{ messages[0]['content'] }}", adds_first=None)
+    prepare_tokenizer(tokenizer)
+    assert render(tokenizer, [DIALOGUE[1:2]]) == ["\n\nhello</s>"]
 
 
 def test_own_template_without_bos_gets_it_where_the_tokenizer_puts_it_before_text() -> None:
@@ -274,20 +298,6 @@ def test_named_template_and_its_variables_become_part_of_the_tokenizer(tmp_path:
     assert notes[1] == "Template: mine.jinja, completed (<s> in front; ends with </s>, which is scored)."
     assert render(tokenizer, [DIALOGUE[1:]]) == ["<s>it's [1, True, None, {'a': 'b'}]: hello;hi there;</s>"]
     assert render(tokenizer, [DIALOGUE[1:2]], greeting="Hi", tone=0) == ["<s>Hi 0: hello;</s>"]
-
-
-@pytest.mark.parametrize("name", ["chatml", "llama3", "zephyr", "gemma"])
-def test_templates_that_come_along_render_a_dialogue(name: str) -> None:
-    tokenizer = llama()
-    notes = prepare_tokenizer(tokenizer, name)
-    assert notes[1].startswith(f"Template: {name}")
-    (text,) = render(tokenizer, [DIALOGUE[1:]])
-    assert "hello" in text
-    assert "hi there" in text
-    assert text.startswith("<s>")
-    assert text.endswith("</s>")
-    (prompt,) = render(tokenizer, [DIALOGUE[1:2]], generation_prompt=True)
-    assert text.startswith(prompt)
 
 
 def test_unknown_template_is_refused_with_the_names() -> None:

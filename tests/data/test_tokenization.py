@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import CTRLTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rm_experiments.config.data_schema import DataConfig, Overlength, TextAs
 from rm_experiments.data.pairs import PreferencePair, pair_id, prompt_id
 from rm_experiments.data.templates import prepare_tokenizer
-from rm_experiments.data.tokenization import LengthReport, summary, tokenize_pairs
+from rm_experiments.data.tokenization import LengthReport, summary, tokenize_pairs, tokenizer_digest
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import DataError
 
@@ -397,3 +399,16 @@ def test_any_text_keeps_its_ends_and_its_limit(
         assert 2 <= length <= max_length
         assert tokenized.sequence(index)[0] == tokenizer.bos_token_id
         assert tokenized.sequence(index)[-1] == tokenizer.eos_token_id
+
+
+def test_merges_of_a_tokenizer_in_python_belong_to_its_digest(tmp_path: Path) -> None:
+    def made(*merges: str) -> PreTrainedTokenizerBase:
+        vocabulary = ["<unk>", "a@@", "b@@", "c", "ab@@", "bc", "abc"]
+        (tmp_path / "vocab.json").write_text(json.dumps({token: at for at, token in enumerate(vocabulary)}))
+        (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{one}\n" for one in merges))
+        return CTRLTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+
+    one, same, other = made("a b", "b c</w>"), made("a b", "b c</w>"), made("b c</w>", "a b")
+    assert one.tokenize("abc") != other.tokenize("abc")
+    assert one.get_vocab() == other.get_vocab()
+    assert tokenizer_digest(one) == tokenizer_digest(same) != tokenizer_digest(other)

@@ -20,7 +20,7 @@ REPORT: dict[str, Any] = {
     "splits": {
         "train": {
             "source": "train.jsonl", "format": "hh_rlhf", "rows_read": 160800, "kept": 160000,
-            "skipped": {"identical_answers": 10}, "truncated_prompts": 812, "truncated_chosen": 3,
+            "skipped": {"identical_answers": 10}, "dropped_ties": 7, "truncated_prompts": 812, "truncated_chosen": 3,
             "truncated_rejected": 5, "longest": 5123, "tokens": 52123456, "dropped_by_audit": {"duplicates": 780},
             "mixture": {"hh": {"source": "hh.jsonl", "weight": 3.0, "available": 9000, "used": 1200, "share": 0.75}},
         },
@@ -124,7 +124,8 @@ def test_numbers_findings_and_pictures_are_there(picture: Picture) -> None:
     for expected in (
         "160,080 preference pairs in 2 splits; 2 findings, 1 of them serious.",
         "Tokenizertrained (1,024 entries)", "Rows read160,80080 ", "Pairs kept160,00080 ", "Prompts cut812 ",
-        "Answers cut8 ", "Tokens52,123,4567,234 ", "identical answers: 10, duplicates (audit): 780",
+        "Answers cut8 ", "Tokens52,123,4567,234 ", "identical answers: 10, dropped as ties: 7, duplicates (audit): 780",
+        "Dropped as ties7 ", "Of the pairs that the audit saw, before it dropped any",
         "hhhh.jsonl39,0001,20075.0%", "eval: 2 subsets", "hard60602", "easy2020",
         "Best achievable accuracy on this data: 0.7812.",
         "serious prompt leak in train and eval: 1 pair (<0.1%)", "The prompt is one of both.In eval: 3 pairs.",

@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rm_experiments.reporting.data_numbers import findings_of, number, percent, statistics_table
+from rm_experiments.reporting.data_numbers import findings_of, left_out, number, percent, statistics_table
 from rm_experiments.reporting.data_table import data_lines, print_data_report, print_short_report
 
 REPORT: dict[str, Any] = {
@@ -145,4 +145,51 @@ def test_statistics_of_splits_stand_beside_each_other() -> None:
         ["Characters of chosen: mean", "512.2", ""],
         ["Characters of chosen: most", "12,000", ""],
         ["Languages", "en 90.0%, de 10.0%", ""],
+    ]
+
+
+LEFT_OUT: dict[str, Any] = {
+    "splits": {
+        "train": {
+            "rows_read": 100, "kept": 30, "skipped": {"null_label": 1}, "split_off_for_evaluation": 20,
+            "dropped_ties": 2, "dropped_by_audit": {"duplicates": 3}, "beyond_max_train_pairs": 40,
+            "dropped_overlength": 4,
+        },
+        "eval": {"rows_read": 20, "kept": 15, "beyond_max_eval_pairs": 5},
+    }
+}  # fmt: skip
+
+
+def test_all_that_was_left_out_is_said_in_a_log_on_a_terminal_and_by_reason() -> None:
+    assert data_lines(LEFT_OUT) == [
+        "train: 100 rows read, 30 pairs kept, 1 rows skipped, 20 split off for evaluation, 2 dropped as ties, "
+        "3 dropped by the audit, 40 beyond data.max_train_pairs, 4 dropped as too long",
+        "eval: 20 rows read, 15 pairs kept, 5 beyond data.max_eval_pairs",
+    ]
+    assert printed(LEFT_OUT, 120, short=True) == [
+        "Pairs per split",
+        "Split  Read  Kept  Skipped  Split off  Ties out  Over eval  Audit  Over train  Too long",
+        "train   100    30        1         20         2                 3          40         4",
+        "eval     20    15                                        5",
+    ]
+    train, evaluation = LEFT_OUT["splits"].values()
+    assert left_out(train) == {
+        "null label": 1, "split off for evaluation": 20, "dropped as ties": 2, "duplicates (audit)": 3,
+        "beyond data.max_train_pairs": 40, "dropped as too long": 4,
+    }  # fmt: skip
+    assert left_out(evaluation) == {"beyond data.max_eval_pairs": 5}
+
+
+def test_marks_are_letters_where_the_terminal_cannot_show_them() -> None:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="ascii")
+    console = Console(file=file, force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    print_data_report(console, REPORT)
+    print_data_report(console, {"audit": {}})
+    file.flush()
+    lines = raw.getvalue().decode().splitlines()
+    assert [line for line in lines if line.startswith(("x", "!", "+"))] == [
+        "x  prompt leak in train, eval      3  <0.1%  ~his/experiment/train.jsonl line 99",
+        "!  duplicates in train           812   0.5%  train.jsonl line 7",
+        "+ The audit found nothing to report.",
     ]

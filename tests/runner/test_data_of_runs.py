@@ -118,18 +118,20 @@ def test_tools_and_tool_calls_train_and_score_what_the_template_gives(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("templates", "said"),
     [
         ((), []),
         (
-            ("data.chat_template=chatml",),
+            ("words.jinja",),
             ["name tools, which the chat template", "call tools, which the chat template"],
         ),
     ],
 )
 def test_tools_that_the_template_leaves_out_are_said(
-    tmp_path: Path, overrides: tuple[str, ...], said: list[str]
+    tmp_path: Path, templates: tuple[str, ...], said: list[str]
 ) -> None:
+    (tmp_path / "words.jinja").write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+    overrides = [f"data.chat_template={tmp_path / name}" for name in templates]
     prompt = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "tool_calls": [CALL]}]
     row = {"prompt": [*prompt, {"role": "tool", "content": "2"}], "tools": [{"name": "add"}]}
     rows = [{**row, "chosen": "2", "rejected": "3"}, {"prompt": "hi", "chosen": "a", "rejected": "b"}]
@@ -138,6 +140,20 @@ def test_tools_that_the_template_leaves_out_are_said(
     notes = [note for note in prepare(config).notes if note.startswith("Tools:")]
     assert notes == [
         f"Tools: 1 pairs of {name} {words} does not show to the model." for name in ("train", "eval") for words in said
+    ]
+
+
+def test_best_achievable_is_not_said_of_a_set_that_lost_pairs() -> None:
+    sandbox = ("data=sandbox", "data.sandbox.num_train_pairs=20", "data.sandbox.num_eval_pairs=8")
+    whole = prepare(compose([*TINY, *sandbox, "data.overlength=drop"]))
+    assert whole.splits.best_achievable_loss is not None
+    sizes = np.sort(whole.evaluation["eval"].pair_lengths)
+    limit = int(sizes[-1]) - 1
+    lost = int((sizes > limit).sum())
+    prepared = prepare(compose([*TINY, *sandbox, "data.overlength=drop", f"data.max_length={limit}"]))
+    assert (prepared.splits.best_achievable_accuracy, prepared.splits.best_achievable_loss) == (None, None)
+    assert [note for note in prepared.notes if note.startswith("Best")] == [
+        f"Best achievable: not known for eval, of whose pairs {lost} are dropped as too long."
     ]
 
 

@@ -32,10 +32,12 @@ class Matches:
 def repetitions(table: PairTable, rows: NDArray[np.int64]) -> tuple[Matches, Matches]:
     """Pairs that equal an earlier one exactly, and the further ones that do so in normal form; with the first.
 
-    Pairs whose own answers differ in nothing but case and typography are compared exactly only: there it is the point.
+    Equal pairs have the same label and template variables too, and a tie with its sides swapped is the same tie. Pairs
+    whose own answers differ in nothing but case and typography are compared exactly only: there it is the point.
     """
-    exact = _first_equal(hex_values(table, "pair_id", rows))
-    near = _first_equal(_keys(table, rows)[0])
+    exact = _first_equal(table.values("hash_pair", rows))
+    (keys, swapped), label = _keys(table, rows), table.values("label", rows)
+    near = _first_equal(_mixed(np.where(label == 0.5, np.minimum(keys, swapped), keys), label.view(np.uint64)))
     everyone = np.arange(len(rows))
     repeated = np.flatnonzero(exact != everyone)
     typography = (table.values("flags", rows) & np.uint32(FLAGS["near_identical_sides"])) != 0

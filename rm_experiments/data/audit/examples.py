@@ -6,7 +6,9 @@ import re
 
 from rm_experiments.data.audit.overlap import gram_text
 from rm_experiments.data.features import PATTERNS, prompt_parts
+from rm_experiments.data.normal_form import is_blank
 from rm_experiments.data.pairs import PreferencePair, answer_text
+from rm_experiments.data.wording import printable
 
 MAX_CHARS = 120
 _BEFORE = 40
@@ -25,7 +27,7 @@ def example(kind: str, pair: PreferencePair, place: int | None = None) -> str:
     if kind == "overlapping_prompts" and place is not None:
         return _line(gram_text(prompt, place))
     if kind in ("leaked_prompts", "empty_prompts"):
-        return _line(prompt or chosen)
+        return _line(chosen if is_blank(prompt) else prompt)
     if kind in ("consecutive_roles", "odd_roles"):
         return _line(" > ".join(_roles(pair)))
     if kind == "empty_answers":
@@ -53,6 +55,5 @@ def _around(kind: str, texts: tuple[str, ...]) -> str:
 
 def _line(text: str, limit: int = MAX_CHARS) -> str:
     """The start of a text on one line; what cannot be printed is written as an escape."""
-    line = " ".join(part for part in re.split(r"[ \t\r\n]+", text[: 4 * limit]) if part)
-    line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    line = printable(" ".join(part for part in re.split(r"[ \t\r\n]+", text[: 4 * limit]) if part))
     return line if len(line) <= limit else line[: limit - 3] + "..."

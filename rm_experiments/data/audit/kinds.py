@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
         flags=_flags("prompt_in_chosen", "prompt_in_rejected"),
     ),
     "turn_markers_in_answer": Kind(
-        "an answer goes on with turns of a dialogue, such as a line 'Human:'",
+        "an answer begins or goes on as a dialogue does, such as with a line 'Human:'",
         NOTICE,
         None,
         flags=_flags("turn_markers_in_chosen", "turn_markers_in_rejected"),

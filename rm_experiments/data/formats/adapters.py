@@ -7,7 +7,13 @@ from itertools import combinations
 from typing import Any
 
 from rm_experiments.data.formats.cells import NoPreference, RowCells, is_null, setting_beside
-from rm_experiments.data.formats.dialogues import extra_ids, headings, human_assistant_prompt, without_end
+from rm_experiments.data.formats.dialogues import (
+    extra_ids,
+    headings,
+    human_assistant_dialogue,
+    human_assistant_prompt,
+    without_end,
+)
 from rm_experiments.data.formats.kwise import against, rated_pairs, responses
 from rm_experiments.data.formats.layouts import compared, split_answers, split_turns
 from rm_experiments.data.formats.pairwise import answer_pair, decided, pairwise
@@ -118,13 +124,15 @@ def _passages(cells: RowCells) -> str:
 
 
 def dsp(cells: RowCells) -> list[PreferencePair]:
-    """DSP: `text` is a list of dialogues of `## Human:` and `## Assistant:`, `score` their scores."""
+    """DSP: `text` is a list of dialogues of `## Human:` and `## Assistant:`, or of `Human:` and `Assistant:` alone;
+    `score` has their scores."""
     column, texts = cells.require("responses")
     if isinstance(texts, list) and all(isinstance(one, str) for one in texts):
-        dialogues = [headings(cells.text(f"{column}[{number}]", one)) for number, one in enumerate(texts)]
-        if all(dialogues):
-            row = cells.row._replace(values=cells.row.values | {column: dialogues})
-            return responses(RowCells(row, cells.columns, cells.key))
+        for parse in (headings, human_assistant_dialogue):
+            dialogues = [parse(cells.text(f"{column}[{number}]", one)) for number, one in enumerate(texts)]
+            if all(dialogues):
+                row = cells.row._replace(values=cells.row.values | {column: dialogues})
+                return responses(RowCells(row, cells.columns, cells.key))
     return responses(cells)
 
 

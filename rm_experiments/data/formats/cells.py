@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rm_experiments.data.formats.columns import ANSWER_PAIRS, MISSING, USUAL_NAMES, Columns, reach
+from rm_experiments.config.data_validation import is_template_variable
+from rm_experiments.data.formats.columns import ANSWER_PAIRS, MAY_LACK, MISSING, USUAL_NAMES, Columns, reach
 from rm_experiments.data.formats.messages import is_message, message
+from rm_experiments.data.formats.values import from_json, plain_value
 from rm_experiments.data.pairs import Message, PreferencePair, Text, prompt_messages
 from rm_experiments.data.sources import Row
 from rm_experiments.data.wording import CsvText, data_error, described, listed, shown
@@ -53,15 +53,18 @@ class RowCells:
         """Name and value of the column of `role`, or None if the row has none.
 
         Raises:
-            DataError: the user named a column that the row lacks.
+            DataError: the user named a column that the row lacks, and that it must have or that the first row lacks.
         """
         values = self.row.values
         named = self.columns.named.get(role)
         if named is not None:
             value = values[named] if named in values else reach(values, named)
-            if value is MISSING:
-                raise self.absent(role, named)
-            return named, value
+            if value is not MISSING:
+                return named, value
+            # A name that no row has is a slip; JSONL files leave out what a row has no value for.
+            if role in MAY_LACK and self.row.number > 0:
+                return named, None
+            raise self.absent(role, named)
         for name in self.columns.usual.get(role, ()):
             if name in values:
                 return name, values[name]
@@ -121,7 +124,17 @@ class RowCells:
         return [message(self, column, number, one) for number, one in enumerate(value)]
 
     def text_or_messages(self, role: str, column: str, value: Any) -> Text:
-        """`value` as text or turns, whichever it is; a single message object is one turn."""
+        """`value` as text or turns, whichever it is; a single message object is one turn.
+
+        A text that is the JSON of a message list is that list, which CSV cannot hold and other files often do not.
+        """
+        if isinstance(value, str) and _MESSAGES_AS_TEXT.match(value):
+            turns = from_json(value)
+            if isinstance(turns, list) and all(map(is_message, turns)):
+                value = turns
+            elif isinstance(value, CsvText):
+                problem = f"column {column!r} is a message list written as text ({shown(value)}), but not as JSON"
+                raise self.error(f"{problem}; write JSON, or JSONL or Parquet files")
         if isinstance(value, list):
             return self.messages(column, value)
         if is_message(value):
@@ -129,9 +142,6 @@ class RowCells:
         if not isinstance(value, str):
             problem = f"column {column!r} is {described(value)}; it must be text or a message list"
             raise self.error(f"{problem}; for another column type {self.setting(role)}=COLUMN")
-        if isinstance(value, CsvText) and _MESSAGES_AS_TEXT.match(value):
-            problem = f"column {column!r} is a message list written as text ({shown(value)})"
-            raise self.error(f"{problem}; CSV cannot hold lists: write JSONL or Parquet")
         return self.text(column, value)
 
     def answers(self, role: str) -> list[Text]:
@@ -141,9 +151,10 @@ class RowCells:
             return [self.text_or_messages(role, column, value)]
         if not value:
             raise self.error(f"column {column!r} is an empty list; at least one answer is needed")
-        return [self._answer(role, f"{column}[{number}]", one) for number, one in enumerate(value)]
+        return [self.answer(role, f"{column}[{number}]", one) for number, one in enumerate(value)]
 
-    def _answer(self, role: str, place: str, value: Any) -> Text:
+    def answer(self, role: str, place: str, value: Any) -> Text:
+        """One of several answers: text, a message list, or an object that holds it in a field of a usual name."""
         if isinstance(value, dict) and not is_message(value):
             name = next((one for one in _TEXT_FIELDS if one in value), None)
             if name is None:
@@ -164,10 +175,45 @@ class RowCells:
         prompt = self.text_or_messages("prompt", column, value)
         if isinstance(prompt, list):
             return prompt
-        more = self.row.values.get("input") if column == "instruction" and "prompt" not in self.columns.named else None
+        if column == "instruction" and "prompt" not in self.columns.named:
+            return self._instruction(prompt)
+        return self.columns.parse(prompt) if self.columns.parse else prompt
+
+    def _instruction(self, prompt: str) -> Text:
+        """What Alpaca's rows have as `input` after their instruction, and LLaMA-Factory's as `history` before it."""
+        values = self.row.values
+        more, history = values.get("input"), values.get("history")
         if isinstance(more, str) and more.strip():
             prompt = f"{prompt}\n{self.text('input', more)}"
-        return self.columns.parse(prompt) if self.columns.parse else prompt
+        if not isinstance(history, list) or not history:
+            return prompt
+        turns: list[Message] = []
+        for number, exchange in enumerate(history):
+            if not isinstance(exchange, list) or len(exchange) != 2:
+                problem = f"history[{number}] is {described(exchange)}"
+                raise self.error(f"{problem}; earlier turns are lists of a question and its answer")
+            for role, words in zip(("user", "assistant"), exchange, strict=True):
+                turns.append({"role": role, "content": self.text(f"history[{number}]", words)})
+        return [*turns, {"role": "user", "content": prompt}]
+
+    def prompt_of(self, answers: list[Text]) -> Text | None:
+        """The prompt of answers that hold no dialogue of their own, also from columns that only then can be it.
+
+        Args:
+            answers: the chosen and rejected ones.
+        """
+        if self.find("prompt") or self.columns.usual["prompt"] != USUAL_NAMES["prompt"]:
+            return self.prompt()
+        if any(isinstance(one, list) and one[0]["role"] != "assistant" for one in answers):
+            return None
+        for name in ("input", "context", "messages"):
+            value = self.row.values.get(name)
+            fits = value.strip() if isinstance(value, str) else isinstance(value, list) and all(map(is_message, value))
+            if value and fits:
+                prompt = self.text_or_messages("prompt", name, value)
+                if isinstance(prompt, str) or prompt[-1]["role"] != "assistant":
+                    return prompt
+        return None
 
     def number(self, role: str, column: str, value: Any, kind: str) -> float:
         """`value` as a finite number; text only in CSV, which has no other kind."""
@@ -209,16 +255,25 @@ class RowCells:
     def _parsed(self, role: str, what: str, fits: Callable[[Any], bool]) -> Any:
         """The object or list in the column of `role`, also from its JSON text; None where there is none."""
         found = self.find(role)
-        if found is None or is_null(found[1]):
+        if found is None or found[1] is None:
             return None
         column, value = found
-        if isinstance(value, str) and value.strip():
-            # Broken JSON stays the text that it is, and is shown below.
-            with contextlib.suppress(ValueError):
-                value = json.loads(value)
+        if isinstance(value, str):
+            if not value.strip():
+                return None
+            value = from_json(value)
         if not fits(value):
-            raise self.error(f"column {column!r} is {described(value)}; it must be {what}, or its JSON text")
-        return value or None
+            raise self.error(f"column {column!r} is {described(found[1])}; it must be {what}, or its JSON text")
+        return plain_value(self, column, value) or None
+
+    def _template_kwargs(self) -> dict[str, Any] | None:
+        kwargs: dict[str, Any] | None = self._parsed("chat_template_kwargs", "an object", _is_object)
+        for name in kwargs or ():
+            if not is_template_variable(name):
+                column = self.require("chat_template_kwargs")[0]
+                problem = f"column {column!r} has {shown(name)}, which is no name for a variable of a chat template"
+                raise self.error(f"{problem}; remove it from the row")
+        return kwargs
 
     def common(self) -> dict[str, Any]:
         """What all pairs of the row have in common, as arguments of `PreferencePair`."""
@@ -228,7 +283,7 @@ class RowCells:
             "subset": self.label("subset"),
             "weight": self._weight(),
             "tools": self._parsed("tools", "a list of tools (objects)", _is_object_list),
-            "template_kwargs": self._parsed("chat_template_kwargs", "an object", _is_object),
+            "template_kwargs": self._template_kwargs(),
             "where": self.row.where,
         }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rm_experiments.config.data_schema import ColumnsConfig
+from rm_experiments.config.data_validation import label_key
 from rm_experiments.data.pairs import Text
 
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
@@ -29,6 +30,11 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "chat_template_kwargs": ("chat_template_kwargs",),
 }
 """Names that people give their columns; of several that a row has, the first counts."""
+
+MAY_LACK = frozenset(
+    ("system", "label_share", "score_a", "score_b", "margin", "weight", "subset", "id", "tools", "chat_template_kwargs")
+)
+"""What rows may be without: a named column that a later row lacks is null there."""
 
 _ANSWER_STEMS = ("response", "answer", "output", "completion")
 ANSWER_PAIRS: tuple[tuple[str, str, str, str], ...] = tuple(
@@ -113,22 +119,18 @@ def _either(given: list[Any] | None, usual: Iterable[Any]) -> list[Any]:
     return list(usual) if given is None else given
 
 
-def label_key(value: object) -> str:
-    """One text for all ways to write a label: `1`, `1.0` and `"1"`; `"A"` and `"a "`."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip().lower()
-
-
 def reach(values: Any, path: str) -> Any:
-    """What the dotted path leads to, or `MISSING`. A number is an index into a list; a name, the field of each item."""
+    """What the dotted path leads to, or `MISSING`. A number is an index into a list; a name, the field of each item.
+
+    What is below a null is null, and so is the field of an item that lacks it where other items have it.
+    """
     return _reach(values, path.split("."))
 
 
 def _reach(value: Any, parts: list[str]) -> Any:
     for position, part in enumerate(parts):
+        if value is None:
+            return None
         if isinstance(value, dict):
             if part not in value:
                 return MISSING
@@ -141,5 +143,7 @@ def _reach(value: Any, parts: list[str]) -> Any:
             value = value[int(part)]
         else:
             items = [_reach(item, parts[position:]) for item in value]
-            return MISSING if MISSING in items or not items else items
+            if items and all(item is MISSING for item in items):
+                return MISSING
+            return [None if item is MISSING else item for item in items]
     return value

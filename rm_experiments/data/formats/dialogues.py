@@ -36,6 +36,12 @@ def human_assistant_prompt(text: str) -> str | list[Message]:
     return text if before or not turns else _without_cue(turns)
 
 
+def human_assistant_dialogue(text: str) -> list[Message] | None:
+    """The turns of a text that begins with `Human:` or `Assistant:`; None of another one."""
+    before, turns = human_assistant(text.lstrip())
+    return None if before or not turns else turns
+
+
 def headings(text: str) -> list[Message] | None:
     """The turns of a text with `## Human:` and `## Assistant:`; None of another one."""
     before, turns = _turns(text, _HEADINGS)

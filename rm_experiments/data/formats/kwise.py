@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from itertools import combinations
 from typing import Any
 
@@ -10,9 +12,10 @@ from rm_experiments.data.formats.columns import MISSING, reach
 from rm_experiments.data.formats.layouts import SCORE, compared
 from rm_experiments.data.formats.messages import is_message
 from rm_experiments.data.pairs import PreferencePair, Text
-from rm_experiments.data.wording import described, listed
+from rm_experiments.data.wording import CsvText, described, listed
 
 _RANK = "a rank must be a finite number"
+_TOO_FEW = "fewer than two rated responses"
 POINTWISE_NAMES = {
     "responses": ("response", "completion", "output", "answer"),
     "scores": ("score", "rating", "reward"),
@@ -28,11 +31,16 @@ def responses(cells: RowCells) -> list[PreferencePair]:
         DataError: the lists differ in length, or hold something else.
     """
     column, value = cells.require("responses")
-    if not isinstance(value, list) or (value and is_message(value[0])):
+    if value is None or value == []:
+        raise NoPreference(_TOO_FEW)
+    if not isinstance(value, list) or is_message(value[0]):
         raise cells.error(f"column {column!r} is {described(value)}; it must be a list of responses")
-    answers = cells.answers("responses")
     role, ratings = _ratings(cells, column, value)
-    rated = [(place, answer, one) for place, (answer, one) in enumerate(zip(answers, ratings, strict=True))]
+    rated = [
+        (place, cells.answer("responses", f"{column}[{place}]", one), rating)
+        for place, (one, rating) in enumerate(zip(value, ratings, strict=True))
+        if one is not None or rating is not None
+    ]
     return rated_pairs(cells, cells.prompt(), rated, column, lower_is_better=role == "ranks")
 
 
@@ -55,7 +63,7 @@ def rated_pairs(
     """
     known = [(place, answer, one) for place, answer, one in rated if one is not None]
     if len(known) < 2:
-        raise NoPreference("fewer than two rated responses")
+        raise NoPreference(_TOO_FEW)
     pairs: list[tuple[str, Text, Text, float, float | None]] = []
     for (i, first, one), (j, second, two) in combinations(known, 2):
         if lower_is_better:
@@ -81,11 +89,16 @@ def _ratings(cells: RowCells, column: str, items: list[Any]) -> tuple[str, list[
             raise cells.error(f"column {name!r} {length}; {must}")
         kind = _RANK if role == "ranks" else SCORE
         return role, [
-            None if is_null(one) else cells.number(role, f"{name}[{place}]", one, kind)
+            None if _is_missing(one) else cells.number(role, f"{name}[{place}]", one, kind)
             for place, one in enumerate(values)
         ]
     settings = f"{cells.setting('scores')}=COLUMN or {cells.setting('ranks')}=COLUMN"
     raise cells.error(f"no column rates the responses (columns: {listed(cells.row.values)}); type {settings}")
+
+
+def _is_missing(rating: object) -> bool:
+    """Whether a rating is null, or the NaN that tables write for it."""
+    return is_null(rating) or (isinstance(rating, float) and math.isnan(rating))
 
 
 def _rating_list(cells: RowCells, role: str, items: list[Any]) -> tuple[str, Any] | None:
@@ -95,7 +108,7 @@ def _rating_list(cells: RowCells, role: str, items: list[Any]) -> tuple[str, Any
     fields = (named,) if named else singular
     if named is None or reach(cells.row.values, named) is MISSING:
         for name in fields:
-            inner = reach(items, name) if name and items and isinstance(items[0], dict) else MISSING
+            inner = reach(items, name) if any(isinstance(one, dict) for one in items) else MISSING
             if inner is not MISSING:
                 return name, inner
     return cells.find(role)
@@ -107,6 +120,13 @@ def is_responses(cells: RowCells) -> bool:
     if found is None or not isinstance(found[1], list) or "chosen" in cells.row.values or not found[1]:
         return False
     return not is_message(found[1][0]) and any(_rating_list(cells, role, found[1]) for role in ("scores", "ranks"))
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, CsvText):
+        with suppress(ValueError):
+            return math.isfinite(float(value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def best_of(cells: RowCells) -> list[PreferencePair]:
@@ -121,7 +141,7 @@ def against(cells: RowCells, chosen: list[Text], rejected: list[Text], place: st
         (place.format(i, j), one, two, 1.0, None) for i, one in enumerate(chosen) for j, two in enumerate(rejected)
     ]
     names = cells.require("chosen")[0], cells.require("rejected")[0]
-    return compared(cells, cells.prompt(), pairs, names, len(pairs))
+    return compared(cells, cells.prompt_of([*chosen, *rejected]), pairs, names, len(pairs))
 
 
 def is_best_of(cells: RowCells) -> bool:
@@ -147,22 +167,25 @@ def pointwise(group: list[RowCells]) -> list[PreferencePair]:
     for place, cells in enumerate(group):
         column, value = cells.require("responses")
         name, score = cells.require("scores")
-        rating = None if is_null(score) else cells.number("scores", name, score, SCORE)
-        rated.append((place, cells.text_or_messages("responses", column, value), rating))
+        rating = None if _is_missing(score) else cells.number("scores", name, score, SCORE)
+        if value is not None or rating is not None:
+            rated.append((place, cells.text_or_messages("responses", column, value), rating))
     return rated_pairs(group[0], group[0].prompt(), rated, column)
 
 
 def prompt_key(cells: RowCells) -> object:
-    """What consecutive rows of one prompt have in common."""
-    system = cells.find("system")
-    return cells.require("prompt")[1], cells.row.values.get("input"), system and system[1]
+    """What consecutive rows of one prompt have in common; a row without a prompt has nothing in common with another."""
+    system, prompt = cells.find("system"), cells.require("prompt")[1]
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+        return cells.row.number
+    return prompt, cells.row.values.get("input"), cells.row.values.get("history"), system and system[1]
 
 
 def is_pointwise(cells: RowCells) -> bool:
-    """Whether the row has a prompt, one response as text, and a number as its score, each under a usual name."""
+    """Whether the row has a prompt, one response as text, and a number or null as its score, of usual names."""
     values = cells.row.values
     if "chosen" in values or cells.find("prompt") is None:
         return False
     response = next((values[name] for name in POINTWISE_NAMES["responses"] if name in values), None)
-    score = next((values[name] for name in POINTWISE_NAMES["scores"] if name in values), None)
-    return isinstance(response, str) and isinstance(score, int | float) and not isinstance(score, bool)
+    score = next((values[name] for name in POINTWISE_NAMES["scores"] if name in values), MISSING)
+    return isinstance(response, str) and (is_null(score) or _is_number(score))

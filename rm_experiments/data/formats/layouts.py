@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from rm_experiments.data.formats.cells import RowCells
@@ -22,7 +21,8 @@ def preference(cells: RowCells) -> list[PreferencePair]:
     rejected_column, rejected_value = cells.require("rejected")
     chosen = cells.text_or_messages("chosen", chosen_column, chosen_value)
     rejected = cells.text_or_messages("rejected", rejected_column, rejected_value)
-    parts = split_answers(cells, cells.prompt(), chosen, rejected, (chosen_column, rejected_column))
+    prompt = cells.prompt_of([chosen, rejected])
+    parts = split_answers(cells, prompt, chosen, rejected, (chosen_column, rejected_column))
     margin = margin_from_scores(cells)
     share = cells.optional_number("label_share", SHARE)
     if share is None:
@@ -110,11 +110,13 @@ def split_answers(
 def compared(
     cells: RowCells,
     prompt: Text | None,
-    pairs: Iterable[tuple[str, Text, Text, float, float | None]],
+    pairs: list[tuple[str, Text, Text, float, float | None]],
     names: tuple[str, str],
     count: int,
 ) -> list[PreferencePair]:
     """The pairs of several answers to one prompt, which share the weight of the row.
+
+    Without a prompt, what all of the answers begin with becomes the prompt of all pairs.
 
     Args:
         cells: the row.
@@ -126,12 +128,29 @@ def compared(
     common = cells.common()
     common["weight"] /= count
     name, margin = common["id"], common["margin"]
+    cut = _common_begin(prompt, [answer for _, first, second, *_ in pairs for answer in (first, second)])
     found = []
     for place, first, second, share, own in pairs:
         common["id"] = f"{name}-{place}" if count > 1 else name
         common["margin"] = own if margin is None else margin
-        found.append(judged(cells, *split_answers(cells, prompt, first, second, names), share, common))
+        if cut is None:
+            parts = split_answers(cells, prompt, first, second, names)
+        else:
+            parts = first[:cut], first[cut:], second[cut:]
+        found.append(judged(cells, *parts, share, common))
     return found
+
+
+def _common_begin(prompt: Text | None, answers: list[Text]) -> int | None:
+    """With how many characters or turns all answers begin that are not in the prompt column; None if that has them."""
+    texts = [one for one in answers if isinstance(one, str)]
+    dialogues = [one for one in answers if not isinstance(one, str)]
+    if prompt is None and not dialogues:
+        # What the first and the last text in the order of their characters have in common, all between them have.
+        return _common_words(min(texts), max(texts))
+    if not prompt and not texts:
+        return min(len(split_turns(dialogues[0], one)[0]) for one in dialogues)
+    return None
 
 
 def _common_words(first: str, second: str) -> int:

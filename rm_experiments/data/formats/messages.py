@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
+from rm_experiments.data.formats.values import plain_value
 from rm_experiments.data.pairs import Message
 from rm_experiments.data.wording import described, listed
 
@@ -84,7 +85,7 @@ def _add_tool_use(cells: RowCells, place: str, value: dict[str, Any], turn: Mess
             raise cells.error(f"{place} has tool_calls, but role {turn['role']}; only the assistant calls tools")
         if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
             raise cells.error(f"{place}.tool_calls is {described(calls)}; it must be a list of objects")
-        turn["tool_calls"] = calls
+        turn["tool_calls"] = plain_value(cells, f"{place}.tool_calls", calls)
     if turn["role"] == "tool":
         for name in ("name", "tool_call_id"):
             if value.get(name) is not None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
+from rm_experiments.config.data_validation import label_key
 from rm_experiments.data.formats.cells import NoPreference, RowCells, is_null
-from rm_experiments.data.formats.columns import ANSWER_PAIRS, label_key
+from rm_experiments.data.formats.columns import ANSWER_PAIRS
 from rm_experiments.data.formats.layouts import SCORE, SHARE, judged, split_answers
 from rm_experiments.data.pairs import PreferencePair, Text
 from rm_experiments.data.wording import described, listed
 
+_LONGEST_LABEL = 60
 _DECIDING = ("label_share", "label", "score_a")
 
 
@@ -134,7 +137,15 @@ def label_share(cells: RowCells, first: str, second: str) -> float:
             f"{', '.join(one for one, meaning in verdicts.items() if meaning == share)} for {name}"
             for share, name in known.items()
         )
-        settings = [f"{cells.setting(name)}=[{value}]" for name in ("first_wins", "second_wins", "tie")]
         problem = f"column {column!r} is {described(value)}, whose meaning is not known; known are {meant}"
+        if not isinstance(value, str | int | float) or len(str(value)) > _LONGEST_LABEL:
+            raise cells.error(f"{problem}; for another column type {cells.setting('label')}=COLUMN")
+        settings = [_typed(cells.setting(name), value) for name in ("first_wins", "second_wins", "tie")]
         raise cells.error(f"{problem}; type {settings[0]}, {settings[1]} or {settings[2]}")
     return share
+
+
+def _typed(setting: str, value: str | float) -> str:
+    """How a list of this one value is typed in a shell, quoted for it and for Hydra."""
+    written = '"' + value.replace('"', '\\"') + '"' if isinstance(value, str) else str(value).lower()
+    return shlex.quote(f"{setting}=[{written}]")

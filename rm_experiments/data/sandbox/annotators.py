@@ -46,9 +46,10 @@ def best_achievable(config: SandboxConfig, pairs: list[PreferencePair]) -> dict[
 
     `accuracy` and `brier` are the expected ones over the pairs that are no ties. `loss` is the expected Bradley-Terry
     loss (nats) over all pairs, the mean entropy; a tie is half of either label, and which of its sides is called chosen
-    is drawn evenly. `ece` is the calibration error of the true probabilities on the labels as drawn (ties left out), in
-    the definition of `rm_experiments.evaluation.metrics.calibration`; it is above 0 by chance only. Where all pairs are
-    ties, there is `loss` only.
+    is drawn evenly. `loss_without_ties` is that over the pairs that are no ties. `ece` is the calibration error of the
+    true probabilities on the labels as drawn (ties left out), in the definition of
+    `rm_experiments.evaluation.metrics.calibration`; it is above 0 by chance only. Where all pairs are ties, there is
+    `loss` only.
     """
     all_pairs = [label_probabilities(config, str(pair.prompt), str(pair.chosen), str(pair.rejected)) for pair in pairs]
     # A tie counts half for each side, so the best prediction is P(A) + P(tie) / 2.
@@ -58,6 +59,7 @@ def best_achievable(config: SandboxConfig, pairs: list[PreferencePair]) -> dict[
     ]
     achieved = {"loss": sum(loss) / len(loss)}
     if decided:
+        achieved["loss_without_ties"] = sum(map(_entropy, decided)) / len(decided)
         achieved["accuracy"] = sum(max(p, 1 - p) for p in decided) / len(decided)
         achieved["brier"] = sum(p * (1 - p) for p in decided) / len(decided)
         achieved["ece"] = _calibration_error(decided)

@@ -26,7 +26,7 @@ class SandboxWorld:
     """The prompts and answers of `eval` labelled without length bias, style confound, flipped labels and ties; the
     style marker is on either answer at random. Empty without a length bias or a style confound."""
     best_achievable: dict[str, float]
-    """`accuracy`, `loss`, `brier` and `ece` on `eval`: see `annotators.best_achievable`."""
+    """`accuracy`, `loss`, `loss_without_ties`, `brier` and `ece` on `eval`: see `annotators.best_achievable`."""
     shifted_best_achievable: dict[str, float] = field(default_factory=dict)
     """The same on `shifted`."""
 
