@@ -50,6 +50,8 @@ class Precision(str, Enum):
 class Layout(str, Enum):
     auto = "auto"
     padded = "padded"
+    packed = "packed"
+    shared_prefix = "shared_prefix"
 
 
 class Mode(str, Enum):
@@ -108,7 +110,7 @@ class ModelConfig:
     dtype: Dtype = Dtype.auto
     """Type of the trained weights. `auto`: float32, because small updates vanish in 16 bits."""
     attention: Attention = Attention.auto
-    """Attention implementation of transformers; `auto`: what transformers prefers for the model."""
+    """Attention implementation of transformers, with `train.layout=padded`; `auto`: that of the layout."""
     trust_remote_code: bool = False
     """Whether code from the model's repository may run on this machine."""
     dropout: float = 0.0
@@ -192,12 +194,14 @@ class TrainConfig:
     batch_size: int = 16
     """Preference pairs per optimizer step, over all processes."""
     micro_batch_tokens: int | str = "auto"
-    """Token budget of one forward pass, padding included; does not change the result. `auto`: 2048 on CPU,
-    16384 on GPUs."""
+    """Token budget of one forward pass, padding included; does not change the result. `auto`: measured on CUDA, by the
+    width of the model on a CPU."""
     length_window: int = 8
     """Steps whose pairs are sorted by length together before they are cut into steps and shuffled again; 1: off."""
     layout: Layout = Layout.auto
-    """How pairs become rows of a batch; does not change the result. `auto` takes the fastest the model supports."""
+    """How sequences become a forward pass; does not change the result. `padded`: rows of equal length; `packed`: no
+    padding; `shared_prefix`: no padding, and what the answers to a prompt share is computed once; `auto`: the fastest
+    that the model supports."""
     device: Device = Device.auto
     """`auto`: CUDA, else MPS, else CPU."""
     precision: Precision = Precision.auto
@@ -231,7 +235,7 @@ class EvalConfig:
     at_end: bool = True
     """After the last step."""
     micro_batch_tokens: int | str = "auto"
-    """Token budget of one forward pass; does not change the result. `auto`: 4096 on CPU, 65536 on GPUs."""
+    """Token budget of one forward pass; does not change the result. `auto`: that of training, on CUDA 4 times of it."""
 
 
 @dataclass(kw_only=True)

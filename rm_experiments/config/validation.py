@@ -23,9 +23,11 @@ from rm_experiments.config.rules import (
     share,
 )
 from rm_experiments.config.schema import (
+    Attention,
     Device,
     Dtype,
     FinalModel,
+    Layout,
     Mode,
     ModelSource,
     Precision,
@@ -55,6 +57,7 @@ def check(config: RunConfig) -> RunConfig:
         _ranges,
         _model,
         check_data,
+        _layout,
         _lengths_of_run,
         _schedule,
         _adapter,
@@ -198,6 +201,15 @@ def _model(config: RunConfig) -> None:
         raise refuse(
             "model.scratch.num_kv_heads", shape.num_kv_heads,
             f"must divide model.scratch.num_heads={shape.num_heads}",
+        )  # fmt: skip
+
+
+def _layout(config: RunConfig) -> None:
+    layout, attention = config.train.layout, config.model.attention
+    if attention is not Attention.auto and layout in (Layout.packed, Layout.shared_prefix):
+        raise refuse(
+            "model.attention", attention, f"train.layout={layout.value} brings its own attention",
+            "model.attention=auto, or train.layout=padded",
         )  # fmt: skip
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,31 @@ class TokenizedPairs:
         start = self.starts[pair, side]
         return self.ids[start : start + self.lengths[pair, side]].astype(np.int32)
 
+    def raw_sequence(self, index: int) -> Ids:
+        """The same without a copy, in the type of the file."""
+        pair, side = index >> 1, index & 1
+        start = self.starts[pair, side]
+        return self.ids[start : start + self.lengths[pair, side]]
+
+    @cached_property
+    def prompts(self) -> NDArray[np.uint64]:
+        """[n] a number per prompt."""
+        return np.frombuffer(bytes.fromhex("".join(self.table.values("prompt_id", self.rows))), dtype=">u8").astype(
+            np.uint64
+        )
+
+    @cached_property
+    def families(self) -> NDArray[np.int64] | None:
+        """[n] a number for each row of the source that gave several pairs (of k responses), or one; ascending from 0.
+
+        None where every pair has a row of its own, as far as weights tell: those of k responses share one.
+        """
+        if (self.weight == 1).all():
+            return None
+        where = self.table.values("where", self.rows)
+        begins = (where[1:] != where[:-1]) | (self.prompts[1:] != self.prompts[:-1])
+        return np.concatenate([[0], np.cumsum(begins)])
+
     def select(self, indices: NDArray[Any]) -> TokenizedPairs:
         """Some of the pairs, in the order of `indices`."""
         return TokenizedPairs(
@@ -148,15 +173,6 @@ class TokenizedPairs:
     def first(self, count: int) -> TokenizedPairs:
         """The first `count` pairs."""
         return self.select(np.arange(min(count, len(self))))
-
-    def padded(self, indices: Sequence[int] | NDArray[Any], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The sequences padded on the right: ids [b, longest] and lengths [b]."""
-        rows = [self.sequence(int(index)) for index in indices]
-        lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        batch = np.full((len(rows), int(lengths.max())), pad_id, dtype=np.int64)
-        for number, row in enumerate(rows):
-            batch[number, : len(row)] = row
-        return batch, lengths
 
 
 def pairs_of_store(

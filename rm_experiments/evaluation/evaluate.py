@@ -10,10 +10,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from rm_experiments.config.schema import LossConfig
-from rm_experiments.data.batching import micro_batches, share_of_rank
+from rm_experiments.data.groups import shares_of_ranks
+from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.evaluation.metrics import Objective, Vector
 from rm_experiments.evaluation.records import Records, make_records
+from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.training.losses import LOSSES
 
@@ -22,35 +24,35 @@ def evaluate(
     accelerator: Accelerator,
     reward_model: RewardModel,
     pairs: TokenizedPairs,
-    pad_id: int,
+    batcher: Batcher,
     token_budget: int,
     on_progress: Callable[[int], None] = lambda sequences: None,
 ) -> Records:
     """Records of all pairs, on every process. No row is dropped or counted twice.
 
-    All sequences are sorted by length, dealt out to the processes, and computed in batches of `token_budget` tokens in
-    inference mode; mode and random state of the model are as before afterwards. `on_progress` is told how many
-    sequences were just done.
+    What is computed is dealt out to the processes by its size, in forward passes of `token_budget` tokens in inference
+    mode; mode and random state of the model are as before afterwards. `on_progress` is told how many sequences were
+    just done.
     """
-    lengths = pairs.lengths.ravel()
-    mine = share_of_rank(lengths, accelerator.process_index, accelerator.num_processes)
-    rewards = np.empty(len(mine), dtype=np.float64)
+    items = batcher.items(pairs, np.arange(len(pairs)), token_budget, keep_pairs=False)
+    shares = shares_of_ranks([one.cost for one in items], accelerator.num_processes)
+    share = [items[one] for one in shares[accelerator.process_index]]
+    bins = batcher.bins(pairs, share, token_budget) if share else []
     was_training = reward_model.training
     reward_model.eval()
     done: list[tuple[np.ndarray, torch.Tensor]] = []
     with torch.inference_mode(), accelerator.autocast():
-        for positions in micro_batches(lengths[mine], 1, token_budget):
-            ids, real = pairs.padded(mine[positions], pad_id)
-            batch = torch.from_numpy(ids).to(accelerator.device)
-            done.append((positions, reward_model(batch, torch.from_numpy(real).to(accelerator.device))))
-            on_progress(len(positions))
+        for made in prefetched(batcher.micro_batch(pairs, one) for one in bins):
+            micro = made.to(accelerator.device)
+            done.append((micro.sequences, reward_model(micro.batch)[micro.places]))
+            on_progress(len(micro.sequences))
+    reward_model.release()
     reward_model.train(was_training)
     # Read once at the end, so that the device never waits for the host.
-    for positions, values in done:
-        rewards[positions] = values.double().cpu().numpy()
-    everything = np.full(len(lengths), np.nan)
-    for indices, values in gather_object([(mine, rewards)]):
-        everything[indices] = values
+    mine = [(sequences, values.double().cpu().numpy()) for sequences, values in done]
+    everything = np.full(2 * len(pairs), np.nan)
+    for sequences, values in gather_object(mine):
+        everything[sequences] = values
     return make_records(pairs, everything)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from transformers.utils import logging as transformers_logging
 
 from rm_experiments.config.schema import Attention, Dtype, ModelConfig
 from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.modeling.layouts.attention import current
+from rm_experiments.modeling.layouts.batch import Batch, FlatBatch
 from rm_experiments.modeling.tokenizer import unreadable_model
 
 DTYPES = {Dtype.float32: torch.float32, Dtype.bfloat16: torch.bfloat16, Dtype.float16: torch.float16}
@@ -37,29 +41,55 @@ class Float32Linear(nn.Linear):
 
 
 class RewardModel(nn.Module):
-    """One reward for each right-padded sequence.
+    """One reward for each sequence of a batch.
 
     Decoders (models with a linear `score` head): causal attention cannot see what comes after a token, so padding on
     the right needs no mask, and the hidden state is taken at `length - 1`, whatever the pad id is. Encoders keep their
-    own pooling and head, with a mask.
+    own pooling and head, with a mask. A flat batch needs a model that `rm_experiments.modeling.layouts.choice` has
+    prepared for it.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.gives_scored_rows = False
+        """Whether the backbone gives the scored rows of a flat batch instead of all."""
         self.is_decoder = isinstance(getattr(model, "score", None), nn.Module) and not hasattr(model, "classifier")
         # The class of the layer, not a new layer: names, weights and copies of the module stay as they are.
         _last_linear(self).__class__ = Float32Linear
 
-    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Rewards [b], float32 or wider, of `input_ids` [b, t] with `lengths` [b] real tokens each."""
+    def forward(self, batch: Batch) -> Tensor:
+        """Rewards [n], float32 or wider, of the sequences of `batch`."""
+        if isinstance(batch, FlatBatch):
+            return self._flat(batch)
+        current.batch = None
         if not self.is_decoder:
-            mask = torch.arange(input_ids.shape[1], device=input_ids.device)[None, :] < lengths[:, None]
-            logits: Tensor = self.model(input_ids=input_ids, attention_mask=mask.long()).logits
+            columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+            mask = columns[None, :] < batch.lengths[:, None]
+            logits: Tensor = self.model(input_ids=batch.ids, attention_mask=mask.long()).logits
             return wide(logits)[:, 0]
-        hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
-        rows = torch.arange(len(lengths), device=hidden.device)
-        return self.head(hidden[rows, lengths - 1])
+        hidden = self.backbone(input_ids=batch.ids, use_cache=False).last_hidden_state
+        rows = torch.arange(len(batch.lengths), device=hidden.device)
+        return self.head(hidden[rows, batch.lengths - 1])
+
+    def _flat(self, batch: FlatBatch) -> Tensor:
+        current.batch, current.causal = batch, self.is_decoder
+        if not self.is_decoder:
+            # After the last layer the model sees one token per sequence: the one that its head reads.
+            more = {"token_type_ids": torch.zeros_like(batch.ids)} if self._has_token_types else {}
+            logits: Tensor = self.model(input_ids=batch.ids, position_ids=batch.positions, **more).logits
+            return wide(logits)[:, 0]
+        hidden = self.backbone(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
+        return self.head(hidden[0] if self.gives_scored_rows else hidden[0].index_select(0, batch.read))
+
+    @staticmethod
+    def release() -> None:
+        """Tell that the backward pass of the last batch is over, or that there will be none."""
+        current.batch = None
+
+    @cached_property
+    def _has_token_types(self) -> bool:
+        return "token_type_ids" in inspect.signature(self.model.forward).parameters
 
     @property
     def backbone(self) -> nn.Module:

@@ -21,6 +21,7 @@ from rm_experiments.data.sources import resolve_source
 from rm_experiments.data.templates import first_token, last_token
 from rm_experiments.evaluation.records import Records
 from rm_experiments.modeling.directory import save_model
+from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import DTYPES, BuiltModel
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
 from rm_experiments.reporting.plots import write_plots
@@ -49,6 +50,8 @@ class Artifacts:
     built: BuiltModel
     adapter: Any | None
     accelerator: Accelerator
+    batcher: Batcher
+    """How sequences become forward passes."""
     started: float = field(default_factory=time.monotonic)
     seconds_before: float = 0.0
     """Training time of the attempts that this run continues."""

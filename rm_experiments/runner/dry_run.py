@@ -6,16 +6,15 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from rm_experiments.config.schema import RunConfig
-from rm_experiments.data.batching import StepPlan
 from rm_experiments.evaluation.schedule import evaluation_steps
 from rm_experiments.runner.prepare import Prepared
-from rm_experiments.training.trainer import count_steps
+from rm_experiments.training.trainer import count_steps, step_plan
 
 
 def dry_run_lines(config: RunConfig, prepared: Prepared) -> list[str]:
     """Steps, tokens, evaluations, memory and disk, one line each."""
     lengths = prepared.train.lengths
-    plan = StepPlan(prepared.train.pair_lengths, config.train.batch_size, config.train.length_window, config.seed)
+    plan = step_plan(config, prepared.train)
     max_steps = count_steps(config, plan.steps_per_epoch)
     evaluations = len(evaluation_steps(config.eval, max_steps, plan.steps_per_epoch))
     pairs = plan.pairs_before(max_steps)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from rm_experiments.config.schema import FinalModel, Mode, RunConfig
-from rm_experiments.data.batching import token_budget
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import TrainingError
 from rm_experiments.evaluation.evaluate import evaluate, objective_of
@@ -30,6 +29,7 @@ from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.tracking import Tracker
 from rm_experiments.runner.artifacts import Artifacts
 from rm_experiments.runner.run_dir import finite
+from rm_experiments.training.budget import evaluation_budget
 from rm_experiments.training.checkpoints import CheckpointStore, commit_directory, verify_directory
 from rm_experiments.training.state import collect_state, load_state, read_extra, write_state
 from rm_experiments.training.trainer import Trainer
@@ -195,6 +195,7 @@ class Session:
         return patience is not None and self.stale >= patience
 
     def _log_train(self) -> None:
+        self.trainer.check()
         values = self.trainer.window.read()
         self.trainer.window.reset()
         now, (then, at) = time.monotonic(), self._window_start
@@ -220,12 +221,13 @@ class Session:
 
     def _records(self, pairs: TokenizedPairs) -> Records:
         accelerator = self.trainer.accelerator
-        budget = token_budget(self.config.eval.micro_batch_tokens, accelerator.device.type, training=False)
-        pad_id = self.artifacts.prepared.tokenizer.pad_token_id
-        return evaluate(accelerator, self.artifacts.built.reward_model, pairs, pad_id, budget)
+        setting, training = self.config.eval.micro_batch_tokens, self.trainer.token_budget
+        budget = evaluation_budget(setting, training, accelerator.device.type)
+        return evaluate(accelerator, self.artifacts.built.reward_model, pairs, self.artifacts.batcher, budget)
 
     def _evaluate(self) -> bool:
         """Evaluate all sets at this step; returns whether `checkpoint.metric` is better than ever."""
+        self.trainer.check()
         self._evaluate_all()
         metric = self.config.checkpoint.metric
         value, before = self.latest[metric], self.best.get(metric)
@@ -310,6 +312,7 @@ class Session:
     def _save(self, is_best: bool) -> None:
         started = time.monotonic()
         self.console.activity("save")
+        self.trainer.check()
         tensors = collect_state(self.trainer)
         if self._main:
             artifacts, trainer = self.artifacts, self.trainer

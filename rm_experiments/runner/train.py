@@ -13,14 +13,15 @@ from transformers.utils import logging as transformers_logging
 
 from rm_experiments.config.compose import to_plain
 from rm_experiments.config.rules import evaluates
-from rm_experiments.config.schema import RunConfig
+from rm_experiments.config.schema import Attention, RunConfig
 from rm_experiments.config.validation import check
-from rm_experiments.data.batching import StepPlan
 from rm_experiments.errors import CheckpointError, ConfigError, UserError
 from rm_experiments.evaluation.schedule import evaluation_steps
 from rm_experiments.launch import ranks
+from rm_experiments.launch.memory import keep_freed_memory
 from rm_experiments.launch.signals import StopRequest, stop_on_signals
 from rm_experiments.modeling.adapters import add_adapter
+from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.reward_model import build_reward_model
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.data_table import data_lines
@@ -42,7 +43,7 @@ from rm_experiments.training.checkpoints import CheckpointStore, verify_director
 from rm_experiments.training.optimizers import build_optimizer
 from rm_experiments.training.schedules import num_warmup_steps
 from rm_experiments.training.state import read_extra
-from rm_experiments.training.trainer import Trainer, count_steps
+from rm_experiments.training.trainer import Trainer, count_steps, step_plan
 
 
 @dataclass(kw_only=True)
@@ -74,6 +75,7 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
             f"launch.num_processes={config.launch.num_processes}: the run has {ranks.world_size()}; "
             "only the command rm-train starts processes, so from Python use launch=inline"
         )
+    keep_freed_memory()
     # Its bars fill logs with carriage returns; progress is shown by our own.
     transformers_logging.disable_progress_bar()
     accelerator = make_accelerator(config.train)
@@ -95,9 +97,15 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
         built = build_reward_model(config.model, prepared.model_config, config.seed)
     prepared.notes += built.notes
     adapter = add_adapter(built, config.adapter)
+    built.reward_model.to(accelerator.device)
+    pad_id = prepared.tokenizer.pad_token_id
+    attention_is_set = config.model.attention is not Attention.auto
+    batcher, note = choose_layout(built.reward_model, config.train.layout, pad_id, attention_is_set)
+    prepared.notes.append(note)
     artifacts = Artifacts(
-        config=config, run_dir=run_dir, prepared=prepared, built=built, adapter=adapter, accelerator=accelerator
-    )
+        config=config, run_dir=run_dir, prepared=prepared, built=built, adapter=adapter, accelerator=accelerator,
+        batcher=batcher,
+    )  # fmt: skip
     trainer = _trainer(artifacts)
     _check_steps(config, trainer, resume_from)
     ranks.on_main(lambda: check_tracker(config.tracking))
@@ -141,13 +149,12 @@ def _trainer(artifacts: Artifacts) -> Trainer:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.train.compile:
         (built.reward_model.backbone if built.reward_model.is_decoder else model).compile(dynamic=True)
-    built.reward_model.to(artifacts.accelerator.device)
-    plan = StepPlan(prepared.train.pair_lengths, config.train.batch_size, config.train.length_window, config.seed)
+    plan = step_plan(config, prepared.train)
     artifacts.plan = plan
     trainer = Trainer(
         accelerator=artifacts.accelerator, reward_model=built.reward_model,
         built=build_optimizer(built.reward_model, config.optimizer), pairs=prepared.train, plan=plan,
-        max_steps=count_steps(config, plan.steps_per_epoch), pad_id=prepared.tokenizer.pad_token_id, config=config,
+        max_steps=count_steps(config, plan.steps_per_epoch), batcher=artifacts.batcher, config=config,
     )  # fmt: skip
     # Dropout, where it is asked for, differs between processes and is the same in a repeated run.
     torch.manual_seed(config.seed * 1_000_003 + artifacts.accelerator.process_index)

@@ -16,8 +16,12 @@ ParameterGroups = list[dict[str, Any]]
 
 
 def adamw(groups: ParameterGroups, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW (arXiv:1711.05101), one kernel for all weights where the device has it."""
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps)
+    """AdamW (arXiv:1711.05101), in one kernel for all weights.
+
+    The kernel leaves the weights alone when the optimizer's `found_inf` is 1, so that nobody has to wait for the device
+    before a step to know whether it may be taken.
+    """
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps, fused=True)
 
 
 OPTIMIZERS: dict[str, Callable[[ParameterGroups, OptimizerConfig], torch.optim.Optimizer]] = {"adamw": adamw}

@@ -45,6 +45,7 @@ def write_state(directory: Path, tensors: StateTensors, trainer: Trainer, extra:
     values = {
         "progress": dataclasses.asdict(trainer.progress),
         "max_steps": trainer.max_steps,
+        "token_budget": trainer.token_budget,
         "num_processes": trainer.accelerator.num_processes,
         "grad_scaler": None if scaler is None else scaler.state_dict(),
         **extra,
@@ -71,6 +72,7 @@ def load_state(directory: Path, trainer: Trainer) -> list[str]:
     values = read_extra(directory)
     load_optimizer_tensors(trainer.built, load_file(directory / "optimizer.safetensors"))
     trainer.progress = Progress(**values["progress"])
+    trainer.resume_budget(values["token_budget"])
     scaler = trainer.accelerator.scaler
     if scaler is not None and values["grad_scaler"] is not None:
         scaler.load_state_dict(values["grad_scaler"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +16,15 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from rm_experiments.config.schema import RunConfig
-from rm_experiments.data.batching import StepPlan, micro_batches, share_of_rank, token_budget
+from rm_experiments.data.batching import StepPlan
+from rm_experiments.data.groups import shares_of_ranks
+from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import TrainingError
+from rm_experiments.modeling.layouts.batch import moved
+from rm_experiments.modeling.layouts.layout import Batcher, MicroBatch
 from rm_experiments.modeling.reward_model import RewardModel
+from rm_experiments.training.budget import training_budget
 from rm_experiments.training.losses import LOSSES
 from rm_experiments.training.optimizers import BuiltOptimizer
 from rm_experiments.training.schedules import lr_factor
@@ -39,12 +43,25 @@ class Progress:
     """Real tokens of all completed steps, over all processes."""
 
 
+@dataclass(kw_only=True)
+class StepWork:
+    """What one process computes in an optimizer step."""
+
+    step: int
+    indices: np.ndarray
+    """Pairs of the step, on all processes."""
+    batches: list[tuple[MicroBatch, Tensor]]
+    """With weight, label and target margin [3, m] of the pairs."""
+    idle: bool
+    """Whether the batches are there only so that this process takes part."""
+
+
 class Trainer:
     """Runs the steps of a `StepPlan`."""
 
     def __init__(
         self, *, accelerator: Accelerator, reward_model: RewardModel, built: BuiltOptimizer,
-        pairs: TokenizedPairs, plan: StepPlan, max_steps: int, pad_id: int, config: RunConfig,
+        pairs: TokenizedPairs, plan: StepPlan, max_steps: int, batcher: Batcher, config: RunConfig,
     ) -> None:  # fmt: skip
         self.accelerator = accelerator
         self.reward_model = reward_model
@@ -54,12 +71,18 @@ class Trainer:
         self.progress = Progress()
         self.window = MetricWindow(accelerator.device)
         self._pairs = pairs
-        self._pair_lengths = pairs.pair_lengths
-        self._pad_id = pad_id
+        self._batcher = batcher
         self._config = config
-        self._token_budget = token_budget(config.train.micro_batch_tokens, accelerator.device.type, training=True)
+        self._coming: Iterator[StepWork] | None = None
+        self.token_budget = training_budget(
+            config.train.micro_batch_tokens, accelerator, reward_model, batcher, int(pairs.lengths.max())
+        )
+        """Tokens of one forward pass."""
         self._loss = LOSSES[config.loss.name]
         self._model, self._optimizer = accelerator.prepare(reward_model, built.optimizer)
+        self._first_bad_step = torch.full((), -1.0, device=accelerator.device)
+        # Optimizers whose kernel skips a step by itself.
+        self._optimizer_can_skip = bool(built.optimizer.defaults.get("fused"))
         reward_model.train()
 
     @property
@@ -72,71 +95,77 @@ class Trainer:
         """Passes over the training pairs so far."""
         return self.progress.pairs / self.plan.num_pairs
 
+    def resume_budget(self, tokens: int) -> None:
+        """Go on with the number of tokens that a run began with, unless it is set."""
+        if self._config.train.micro_batch_tokens == "auto":
+            self.token_budget = tokens
+
     def step(self) -> None:
         """One optimizer step over the next pairs of the plan.
 
         Raises:
-            TrainingError: for a non-finite loss or gradient, before any weight is changed.
+            TrainingError: for a non-finite loss or gradient, before any weight is changed. On a GPU, which would have
+                to be waited for, only by `check`: until then all steps leave the weights as they are.
         """
-        indices = self.plan.step(self.progress.step)
+        if self._coming is None:
+            self._coming = prefetched(self._work(self.progress.step, self.max_steps))
+        work = next(self._coming)
+        assert work.step == self.progress.step
         self._set_lr()
-        losses = list(self._backward(indices))
+        loss = self._backward(work)
         grad_norm = self._clip()
-        self._refuse_non_finite(losses, grad_norm)
+        self._guard(loss, grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.window.add_step(grad_norm)
         self.progress.step += 1
-        self.progress.pairs += len(indices)
-        self.progress.tokens += int(self._pairs.lengths[indices].sum())
+        self.progress.pairs += len(work.indices)
+        self.progress.tokens += int(self._pairs.lengths[work.indices].sum())
 
     def _set_lr(self) -> None:
         factor = lr_factor(self._config.scheduler, self.progress.step, self.max_steps)
         for group in self.built.optimizer.param_groups:
             group["lr"] = self._config.optimizer.lr * factor
 
-    def _backward(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Gradients of the weighted mean loss over `indices`; yields each micro-batch's pairs and their losses."""
+    def _backward(self, work: StepWork) -> Tensor:
+        """Gradients of the weighted mean loss over the step. Returns the sum of this process's losses."""
         accelerator = self.accelerator
-        share = indices[
-            share_of_rank(self._pair_lengths[indices], accelerator.process_index, accelerator.num_processes)
-        ]
-        # A process without a pair still takes part in the gradient's sum, with a pair of weight 0.
-        idle = len(share) == 0
-        if idle:
-            share = indices[:1]
-        batches = list(micro_batches(self._pair_lengths[share], 2, self._token_budget))
         # The mean over processes that distributed training takes is undone: the sum is what is wanted.
-        scale = 0.0 if idle else accelerator.num_processes / float(self._pairs.weight[indices].sum())
-        for number, positions in enumerate(batches):
-            members = share[positions]
-            last = number == len(batches) - 1
+        scale = 0.0 if work.idle else accelerator.num_processes / float(self._pairs.weight[work.indices].sum())
+        total = torch.zeros((), device=accelerator.device)
+        for number, (made, columns) in enumerate(work.batches):
+            last = number == len(work.batches) - 1
+            micro, (weight, label, margin) = made.to(accelerator.device), moved(columns, accelerator.device)
             with contextlib.nullcontext() if last else accelerator.no_sync(self._model):
-                weight, label = self._column(self._pairs.weight, members), self._column(self._pairs.label, members)
-                losses, chosen, rejected, tokens = self._forward(members, label)
+                chosen, rejected = self._model(micro.batch)[micro.places].view(-1, 2).unbind(1)
+                losses = self._loss(chosen, rejected, margin, label, self._config.loss)
                 accelerator.backward((losses * weight).sum() * scale)
-            if not idle:
-                self.window.add_pairs(losses, chosen, rejected, weight, label, tokens)
-                yield members, losses.detach()
+            self.reward_model.release()
+            if not work.idle:
+                self.window.add_pairs(losses, chosen, rejected, weight, label, micro.num_tokens)
+                total = total + losses.detach().sum()
+        return total
 
-    def _forward(self, members: np.ndarray, label: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Losses and rewards [m] of the pairs, and their real tokens."""
-        sequences = np.concatenate([2 * members, 2 * members + 1])
-        ids, lengths = self._pairs.padded(sequences, self._pad_id)
-        rewards = self._model(self._to_device(ids), self._to_device(lengths))
-        chosen, rejected = rewards.chunk(2)
-        margin = self._column(self._pairs.target_margin, members)
-        losses = self._loss(chosen, rejected, margin, label, self._config.loss)
-        return losses, chosen, rejected, int(lengths.sum())
+    def _work(self, first: int, end: int) -> Iterator[StepWork]:
+        """What this process has to compute in each of these steps."""
+        accelerator, pairs, budget = self.accelerator, self._pairs, self.token_budget
+        for step in range(first, end):
+            indices = self.plan.step(step)
+            items = self._batcher.items(pairs, indices, budget, keep_pairs=True)
+            shares = shares_of_ranks([one.cost for one in items], accelerator.num_processes)
+            share = [items[one] for one in shares[accelerator.process_index]]
+            idle = not share
+            # A process without a pair still takes part in the gradient's sum, with pairs of weight 0.
+            bins = self._batcher.bins(pairs, share or items[:1], budget)
+            made = [self._batcher.micro_batch(pairs, one) for one in bins]
+            batches = [(one, self._columns(one.sequences[::2] >> 1)) for one in made]
+            yield StepWork(step=step, indices=indices, batches=batches, idle=idle)
 
-    def _column(self, values: np.ndarray, members: np.ndarray) -> Tensor:
-        return self._to_device(values[members].astype(np.float32))
-
-    def _to_device(self, array: Any) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self.accelerator.device.type != "cuda":
-            return tensor.to(self.accelerator.device)
-        return tensor.pin_memory().to(self.accelerator.device, non_blocking=True)
+    def _columns(self, members: np.ndarray) -> Tensor:
+        """[3, m] weight, label and target margin of the pairs."""
+        pairs = self._pairs
+        values = np.stack([one[members] for one in (pairs.weight, pairs.label, pairs.target_margin)])
+        return torch.from_numpy(values.astype(np.float32))
 
     def _clip(self) -> Tensor:
         limit = self._config.train.max_grad_norm
@@ -147,30 +176,56 @@ class Trainer:
         assert isinstance(norm, Tensor)
         return norm.detach()
 
-    def _refuse_non_finite(self, losses: list[tuple[np.ndarray, Tensor]], grad_norm: Tensor) -> None:
-        """Stop on every process before the weights change. One wait for the device per step."""
+    def _guard(self, loss: Tensor, grad_norm: Tensor) -> None:
+        """Keep the weights from a step that is not finite on any process, and from all after it."""
         scaled = self.accelerator.scaler is not None
         # With fp16 an overflow of the scaled gradient is ordinary: the scaler skips the step and halves its factor.
-        checked = torch.stack([loss.sum() for _, loss in losses] or [grad_norm.new_zeros(())]).sum()
-        if not scaled:
-            checked = checked + grad_norm
-        bad = torch.logical_not(torch.isfinite(checked)).to(torch.int32)
+        finite = torch.isfinite(loss if scaled else loss + grad_norm)
+        bad = torch.logical_not(finite).float()
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
-        if not bad.item():
+        first = self._first_bad_step
+        self._first_bad_step = torch.where((first < 0) & (bad > 0), float(self.progress.step), first)
+        if scaled or self.accelerator.device.type != "cuda" or not self._optimizer_can_skip:
+            self.check(grad_norm)
+        else:
+            self.built.optimizer.found_inf = (self._first_bad_step >= 0).float()  # type: ignore[attr-defined]
+
+    def check(self, grad_norm: Tensor | None = None) -> None:
+        """Wait for the device, and see whether all steps so far were finite. To be called on every process.
+
+        Raises:
+            TrainingError: naming the first step that was not, and the rows.
+        """
+        first = int(self._first_bad_step.item())
+        if first < 0:
             return
-        rows = [
-            row
-            for members, loss in losses
-            for row in self._pairs.ids_of_pairs(members[~torch.isfinite(loss).cpu().numpy()])
-        ]
-        rows = sorted(set(gather_object(rows)))
-        step, rank = self.progress.step + 1, self.accelerator.process_index
-        what = f"non-finite loss in rows {', '.join(rows[:8])}" if rows else f"gradient norm {grad_norm.item()}"
+        rows = sorted(set(gather_object(self._non_finite_rows(first))))
+        norm = "not finite" if grad_norm is None else str(grad_norm.item())
+        what = f"non-finite loss in rows {', '.join(rows[:8])}" if rows else f"gradient norm {norm}"
         raise TrainingError(
-            f"step {step}, rank {rank}: {what}; stopped before the optimizer step, the weights are those of step "
-            f"{step - 1}; try a lower optimizer.lr (now {self.lr:g})"
+            f"step {first + 1}, rank {self.accelerator.process_index}: {what}; stopped before the optimizer step, the "
+            f"weights are those of step {first}; try a lower optimizer.lr (now {self.lr:g})"
         )
+
+    def _non_finite_rows(self, step: int) -> list[str]:
+        """Ids of this process's pairs of a step whose loss is not finite by the weights as they are."""
+        found: list[str] = []
+        for work in self._work(step, step + 1):
+            for made, columns in () if work.idle else work.batches:
+                micro, (_, label, margin) = made.to(self.accelerator.device), moved(columns, self.accelerator.device)
+                with torch.no_grad():
+                    chosen, rejected = self._model(micro.batch)[micro.places].view(-1, 2).unbind(1)
+                    losses = self._loss(chosen, rejected, margin, label, self._config.loss)
+                bad = ~torch.isfinite(losses).cpu().numpy()
+                found += self._pairs.ids_of_pairs((micro.sequences[::2] >> 1)[bad])
+        return found
+
+
+def step_plan(config: RunConfig, pairs: TokenizedPairs) -> StepPlan:
+    """The pairs of each step of a run."""
+    train = config.train
+    return StepPlan(pairs.pair_lengths, train.batch_size, train.length_window, config.seed, pairs.families)
 
 
 def count_steps(config: RunConfig, steps_per_epoch: int) -> int:

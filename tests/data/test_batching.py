@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rm_experiments.data.batching import StepPlan, micro_batches, share_of_rank, token_budget
+from rm_experiments.data.batching import StepPlan, padded_bins
 
 LENGTHS = np.random.default_rng(7).integers(3, 40, size=103)
 
@@ -99,11 +99,11 @@ def test_pairs_before_counts_the_pairs_of_all_earlier_steps() -> None:
     rows_per_item=st.integers(1, 2),
     budget=st.integers(1, 400),
 )
-def test_micro_batches_hold_every_position_once_within_the_budget(
+def test_padded_bins_hold_every_position_once_within_the_budget(
     lengths: list[int], rows_per_item: int, budget: int
 ) -> None:
     array = np.array(lengths)
-    batches = list(micro_batches(array, rows_per_item, budget))
+    batches = [np.array(one) for one in padded_bins(array, rows_per_item, budget)]
     assert sorted(position for batch in batches for position in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * rows_per_item * array[batch].max() <= budget
@@ -123,36 +123,30 @@ def test_micro_batches_hold_every_position_once_within_the_budget(
         (1, 50, [[1, 3, 0, 2, 4]]),
     ],
 )
-def test_micro_batches_by_hand(rows_per_item: int, budget: int, expected: list[list[int]]) -> None:
+def test_padded_bins_by_hand(rows_per_item: int, budget: int, expected: list[list[int]]) -> None:
     lengths = np.array([5, 10, 5, 9, 2])
-    assert [batch.tolist() for batch in micro_batches(lengths, rows_per_item, budget)] == expected
+    assert padded_bins(lengths, rows_per_item, budget) == expected
 
 
-@pytest.mark.parametrize("device_type", ["cpu", "cuda", "mps"])
-@pytest.mark.parametrize("training", [True, False])
-def test_token_budget_is_as_set(device_type: str, training: bool) -> None:
-    assert token_budget(777, device_type, training) == 777
+def test_pairs_of_a_family_follow_each_other_in_every_epoch() -> None:
+    sizes = [1, 3, 6, 1, 1, 10, 3, 6, 6, 1]
+    families = np.repeat(np.arange(len(sizes)), sizes)
+    lengths = np.random.default_rng(0).integers(1, 50, len(families))
+    plan = StepPlan(lengths, batch_size=4, length_window=100, seed=3, families=families)
+    seen = set()
+    for epoch in range(3):
+        steps = [plan.step(epoch * plan.steps_per_epoch + number) for number in range(plan.steps_per_epoch)]
+        order = np.concatenate(steps)
+        assert sorted(order.tolist()) == list(range(len(families)))
+        seen.add(tuple(order.tolist()))
+        # In at most one step more than its size needs.
+        for family, size in enumerate(sizes):
+            assert sum(family in families[step] for step in steps) <= -(-size // 4) + 1
+    assert len(seen) == 3
 
 
-@pytest.mark.parametrize("device_type", ["cpu", "cuda", "mps"])
-def test_automatic_token_budget_is_larger_without_gradients_and_on_accelerators(device_type: str) -> None:
-    assert 0 < token_budget("auto", device_type, training=True) < token_budget("auto", device_type, training=False)
-    for training in (True, False):
-        assert token_budget("auto", "cpu", training) <= token_budget("auto", device_type, training)
-
-
-@settings(max_examples=80, deadline=None)
-@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40), world_size=st.integers(1, 9))
-def test_shares_of_all_ranks_are_a_partition_of_alike_parts(lengths: list[int], world_size: int) -> None:
-    array = np.array(lengths)
-    shares = [share_of_rank(array, rank, world_size) for rank in range(world_size)]
-    assert sorted(position for share in shares for position in share) == list(range(len(lengths)))
-    sizes = [len(share) for share in shares]
-    assert max(sizes) - min(sizes) <= 1
-    # Dealt out in turn by length: a rank's tokens exceed another's by one sequence at most.
-    tokens = [int(array[share].sum()) for share in shares]
-    assert max(tokens) - min(tokens) <= max(lengths)
-
-
-def test_single_process_computes_everything() -> None:
-    assert sorted(share_of_rank(LENGTHS, 0, 1).tolist()) == list(range(103))
+def test_families_of_one_are_the_plan_without_families() -> None:
+    plain = StepPlan(LENGTHS, 8, 4, seed=1)
+    families = StepPlan(LENGTHS, 8, 4, seed=1, families=np.arange(len(LENGTHS)))
+    for number in range(2 * plain.steps_per_epoch):
+        assert plain.step(number).tolist() == families.step(number).tolist()

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -292,14 +291,6 @@ def test_lengths_are_those_of_the_sequences() -> None:
     assert len(tokenized) == 2
     assert tokenized.lengths.tolist() == [[7, 6], [4, 7]]
     assert tokenized.pair_lengths.tolist() == [7, 7]
-
-
-def test_padded_fills_the_right_with_the_pad_id() -> None:
-    tokenized, _ = tokenize([pair("abc", "de", "f"), pair("a", "b", "c")], 100)
-    batch, lengths = tokenized.padded([2, 0, 1], pad_id=PAD)
-    assert batch.tolist() == [ids("<ab>") + [PAD] * 3, ids("<abcde>"), [*ids("<abcf>"), PAD]]
-    assert lengths.tolist() == [4, 7, 6]
-    assert (batch.dtype, lengths.dtype) == (np.int64, np.int64)
 
 
 @pytest.mark.parametrize(("count", "kept"), [(0, 0), (1, 1), (2, 2), (9, 3)])

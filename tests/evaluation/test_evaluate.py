@@ -10,9 +10,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from rm_experiments.config.schema import LossConfig, RunConfig
+from rm_experiments.config.schema import Layout, LossConfig, RunConfig
 from rm_experiments.evaluation.evaluate import evaluate, objective_of
 from rm_experiments.evaluation.records import COLUMNS
+from rm_experiments.modeling.layouts.batch import Batch
+from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel, build_reward_model
 from rm_experiments.runner.prepare import Prepared, prepare
 from rm_experiments.training.losses import bradley_terry
@@ -35,9 +37,9 @@ def model(config: RunConfig, prepared: Prepared) -> RewardModel:
 
 @pytest.fixture
 def run(accelerator: Accelerator, prepared: Prepared) -> Callable[..., dict[str, np.ndarray]]:
-    pad_id = int(prepared.tokenizer.pad_token_id)
+    batcher = Batcher(layout=Layout.padded, pad_id=int(prepared.tokenizer.pad_token_id))
     return lambda model, budget=1000, **options: evaluate(
-        accelerator, model, prepared.evaluation["eval"], pad_id, budget, **options
+        accelerator, model, prepared.evaluation["eval"], batcher, budget, **options
     )
 
 
@@ -88,8 +90,8 @@ def test_layers_that_are_random_in_training_are_not_in_evaluation(
     run: Callable[..., dict[str, np.ndarray]], config: RunConfig, prepared: Prepared, model: RewardModel
 ) -> None:
     class Noisy(RewardModel):
-        def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-            return super().forward(input_ids, lengths) + self.training * torch.rand(())
+        def forward(self, batch: Batch) -> torch.Tensor:
+            return super().forward(batch) + self.training * torch.rand(())
 
     noisy = Noisy(model.model).train()
     assert run(noisy)["margin"].tolist() == run(noisy)["margin"].tolist()

@@ -43,6 +43,7 @@ from rm_experiments.modeling.directory import (
     save_model,
     write_probe,
 )
+from rm_experiments.modeling.layouts.batch import padded_batch
 from rm_experiments.modeling.reward_model import BuiltModel, RewardModel, build_reward_model, load_model_config
 
 LORA = AdapterConfig(name="lora", rank=2, alpha=8, dropout=0.0, target_modules="all-linear")
@@ -107,9 +108,9 @@ def build(directory: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0) ->
 
 
 def rewards_of(model: RewardModel, pairs: TokenizedPairs) -> tuple[np.ndarray, np.ndarray]:
-    ids, lengths = pairs.padded(np.arange(2 * len(pairs)), pad_id=0)
+    batch = padded_batch([pairs.sequence(number) for number in range(2 * len(pairs))], pad_id=0)
     with torch.inference_mode():
-        rewards = model.eval()(torch.from_numpy(ids), torch.from_numpy(lengths)).double().numpy()
+        rewards = model.eval()(batch).double().numpy()
     return rewards[0::2], rewards[1::2]
 
 

@@ -30,6 +30,7 @@ from transformers import (
 
 from rm_experiments.config.schema import Attention, Dtype, ModelConfig, ModelSource, ScratchConfig
 from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.modeling.layouts.batch import PaddedBatch
 from rm_experiments.modeling.reward_model import (
     BuiltModel,
     RewardModel,
@@ -117,12 +118,15 @@ def test_reward_does_not_depend_on_padding_or_on_other_rows(
 ) -> None:
     model = build(base(kind), tokenizer).reward_model.eval()
     with torch.inference_mode():
-        rewards = model(batch(), LENGTHS)
-        wider = model(batch(17, filler=0), LENGTHS)
+        rewards = model(PaddedBatch(ids=batch(), lengths=LENGTHS))
+        wider = model(PaddedBatch(ids=batch(17, filler=0), lengths=LENGTHS))
         # Whatever stands behind the end, even ordinary words or the scored token.
-        garbage = model(batch(17, filler=tokenizer.eos_token_id), LENGTHS)
+        garbage = model(PaddedBatch(ids=batch(17, filler=tokenizer.eos_token_id), lengths=LENGTHS))
         alone = torch.cat(
-            [model(batch()[row : row + 1, :length], LENGTHS[row : row + 1]) for row, length in enumerate(LENGTHS)]
+            [
+                model(PaddedBatch(ids=batch()[row : row + 1, :length], lengths=LENGTHS[row : row + 1]))
+                for row, length in enumerate(LENGTHS)
+            ]
         )
     assert rewards.shape == (4,)
     assert float(rewards.std()) > 1e-3
@@ -140,7 +144,7 @@ def test_rewards_are_the_logits_of_plain_transformers(
     mask = (torch.arange(9)[None] < LENGTHS[:, None]).long()
     with torch.inference_mode():
         expected = plain(input_ids=batch(), attention_mask=mask).logits
-        rewards = model(batch(), LENGTHS)
+        rewards = model(PaddedBatch(ids=batch(), lengths=LENGTHS))
     assert expected.shape == (4, 1)
     assert rewards.tolist() == pytest.approx(expected[:, 0].tolist(), abs=1e-6)
 
@@ -151,11 +155,11 @@ def test_decoder_reads_the_last_token_and_all_before_it(
 ) -> None:
     model = build(base(kind), tokenizer).reward_model.eval()
     with torch.inference_mode():
-        rewards = model(batch(), LENGTHS)
+        rewards = model(PaddedBatch(ids=batch(), lengths=LENGTHS))
         for position in range(9):
             changed = batch()
             changed[:, position] = 2
-            moved = (model(changed, LENGTHS) - rewards).abs() > 1e-6
+            moved = (model(PaddedBatch(ids=changed, lengths=LENGTHS)) - rewards).abs() > 1e-6
             assert moved.tolist() == (position < LENGTHS).tolist()
 
 
@@ -165,8 +169,8 @@ def test_encoder_hides_the_padding_from_every_token(
     model = build(base("bert"), tokenizer).reward_model.eval()
     assert not model.is_decoder
     with torch.inference_mode():
-        rewards = model(batch(), LENGTHS)
-        unmasked = model(batch(), torch.full((4,), 9))
+        rewards = model(PaddedBatch(ids=batch(), lengths=LENGTHS))
+        unmasked = model(PaddedBatch(ids=batch(), lengths=torch.full((4,), 9)))
     # The second row has no padding.
     assert ((rewards - unmasked).abs() > 1e-6).tolist() == [True, False, True, True]
 
@@ -228,20 +232,26 @@ def test_dropout_is_really_off_in_training(
 ) -> None:
     model = build(base(kind), tokenizer, attention=Attention(attention)).reward_model
     model.train()
-    rewards = model(batch(), LENGTHS)
-    assert rewards.tolist() == model(batch(), LENGTHS).tolist()
+    rewards = model(PaddedBatch(ids=batch(), lengths=LENGTHS))
+    assert rewards.tolist() == model(PaddedBatch(ids=batch(), lengths=LENGTHS)).tolist()
     assert dropout_modules(model) <= {0.0}
-    assert rewards.tolist() == pytest.approx(model.eval()(batch(), LENGTHS).tolist(), abs=1e-6)
+    assert rewards.tolist() == pytest.approx(model.eval()(PaddedBatch(ids=batch(), lengths=LENGTHS)).tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_is_on_where_asked(base: Callable[[str], Path], tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
     model = build(base(kind), tokenizer, dropout=0.5).reward_model
     model.train()
-    assert model(batch(), LENGTHS).tolist() != model(batch(), LENGTHS).tolist()
+    assert (
+        model(PaddedBatch(ids=batch(), lengths=LENGTHS)).tolist()
+        != model(PaddedBatch(ids=batch(), lengths=LENGTHS)).tolist()
+    )
     assert dropout_modules(model) <= {0.5}
     model.eval()
-    assert model(batch(), LENGTHS).tolist() == model(batch(), LENGTHS).tolist()
+    assert (
+        model(PaddedBatch(ids=batch(), lengths=LENGTHS)).tolist()
+        == model(PaddedBatch(ids=batch(), lengths=LENGTHS)).tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -269,9 +279,9 @@ def test_rewards_are_float32_under_bf16_autocast(
 ) -> None:
     model = build(base(kind), tokenizer).reward_model.eval()
     with torch.inference_mode():
-        exact = model(batch(), LENGTHS)
+        exact = model(PaddedBatch(ids=batch(), lengths=LENGTHS))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            rewards = model(batch(), LENGTHS)
+            rewards = model(PaddedBatch(ids=batch(), lengths=LENGTHS))
     assert rewards.dtype == torch.float32
     assert not all_bf16(rewards)
     # The backbone did compute in bfloat16.
@@ -286,14 +296,14 @@ def test_rewards_of_16_bit_weights_are_float32(
     model = build(base("llama"), tokenizer, dtype=dtype).reward_model.eval()
     assert {value.dtype for value in model.parameters()} == {getattr(torch, dtype.value)}
     with torch.inference_mode():
-        rewards = model(batch(), LENGTHS)
+        rewards = model(PaddedBatch(ids=batch(), lengths=LENGTHS))
     assert rewards.dtype == torch.float32
     assert not all_bf16(rewards)
 
 
 def test_rewards_of_a_double_model_stay_double(tokenizer: PreTrainedTokenizerBase) -> None:
     model = scratch(tokenizer).reward_model.double()
-    assert model(batch(), LENGTHS).dtype == torch.float64
+    assert model(PaddedBatch(ids=batch(), lengths=LENGTHS)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16])
@@ -364,7 +374,7 @@ def test_tokenizer_with_more_ids_than_the_embedding_is_refused(
 
 def test_embedding_with_spare_rows_is_accepted(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     save(LlamaForCausalLM(tiny_config("llama", len(tokenizer) + 50)), tmp_path, tokenizer)
-    assert build(tmp_path, tokenizer).reward_model(batch(), LENGTHS).shape == (4,)
+    assert build(tmp_path, tokenizer).reward_model(PaddedBatch(ids=batch(), lengths=LENGTHS)).shape == (4,)
 
 
 @pytest.mark.parametrize("kind", KINDS)

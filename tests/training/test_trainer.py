@@ -14,11 +14,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rm_experiments.config.schema import RunConfig, SchedulerConfig, TrainConfig
+from rm_experiments.config.schema import Layout, RunConfig, SchedulerConfig, TrainConfig
 from rm_experiments.config.validation import check
 from rm_experiments.data.batching import StepPlan
 from rm_experiments.data.tokenization import TokenizedPairs
 from rm_experiments.errors import CheckpointError, TrainingError
+from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.reward_model import RewardModel, build_reward_model
 from rm_experiments.runner.prepare import Prepared, prepare
 from rm_experiments.training.optimizers import BuiltOptimizer, build_optimizer
@@ -54,6 +55,8 @@ class Bench:
     ) -> Trainer:  # fmt: skip
         """`settings`: values by their dotted keys, quicker than to compose them."""
         config = copy.deepcopy(self.base)
+        # Equal to the bit to sequences one by one; that the other layouts equal it is tested with them.
+        config.train.layout = Layout.padded
         for key, value in (settings or {}).items():
             section, name = key.split(".")
             assert hasattr(getattr(config, section), name)
@@ -68,9 +71,10 @@ class Bench:
             built = BuiltOptimizer(optimizer=torch.optim.SGD(flat, lr=config.optimizer.lr), names=built.names)
         pairs = self.prepared.train if pairs is None else pairs
         plan = StepPlan(pairs.pair_lengths, config.train.batch_size, config.train.length_window, config.seed)
+        batcher, _ = choose_layout(model, config.train.layout, int(self.prepared.tokenizer.pad_token_id), False)
         return Trainer(
             accelerator=self.accelerator, reward_model=model, built=built, pairs=pairs, plan=plan,
-            max_steps=max_steps, pad_id=int(self.prepared.tokenizer.pad_token_id), config=config,
+            max_steps=max_steps, batcher=batcher, config=config,
         )  # fmt: skip
 
 
