@@ -6,12 +6,13 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rm_experiments.data.table import PairTable
+if TYPE_CHECKING:
+    from rm_experiments.data.table import PairTable
 
 Ids = NDArray[np.int32]
 

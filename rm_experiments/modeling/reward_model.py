@@ -204,6 +204,9 @@ def build_reward_model(config: ModelConfig, model_config: PretrainedConfig, seed
     attention: dict[str, Any] = {}
     if config.attention is not Attention.auto:
         attention["attn_implementation"] = config.attention.value
+    elif getattr(model_config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        # Some releases of transformers prefer kernels for Gemma 2 that leave its soft caps out without a word.
+        attention["attn_implementation"] = "eager"
     # Float32 master weights unless asked otherwise: in bfloat16 most updates of a small learning rate round to nothing.
     dtype = DTYPES.get(config.dtype, torch.float32)
     if config.scratch is not None:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from rm_experiments.data.groups import Group
 from rm_experiments.modeling.layouts import blocks, each, flex, varlen
-from rm_experiments.modeling.layouts.attention import Call
 from rm_experiments.modeling.layouts.batch import FlatBatch, Segment, flat_batch
+from rm_experiments.modeling.layouts.call import Call
 
 HEADS, KEY_HEADS, DIM = 4, 2, 4
 Parts = list[tuple[int, list[int]]]

@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from rm_experiments.modeling.layouts import blocks, each, flex, varlen
 from rm_experiments.modeling.layouts.batch import FlatBatch
+from rm_experiments.modeling.layouts.call import Call
 
 NAME = "rm_experiments_flat"
 """The attention implementation's name in transformers' registry. It is in no saved config."""
@@ -44,23 +45,6 @@ class Caught(Exception):
     def __init__(self, key: Tensor, value: Tensor) -> None:
         super().__init__("keys and values")
         self.key, self.value = key, value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """The settings of one call."""
-
-    scale: float
-    causal: bool
-    window: int | None
-    """Tokens that a row sees at most, itself included; None: all before it."""
-    softcap: float | None
-    """Scores s become softcap * tanh(s / softcap) (Gemma 2, arXiv:2408.00118)."""
-    sinks: Tensor | None
-    """[heads] a score per head that takes part in the softmax and has no value (gpt-oss)."""
-    dropout: float
-    only_read: bool
-    """Whether the queries are the scored rows alone."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -7,15 +7,13 @@ exp(score - log-sum-exp of all), and the correction term of the softmax is that 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rm_experiments.modeling.layouts.batch import FlatBatch
-
-if TYPE_CHECKING:
-    from rm_experiments.modeling.layouts.attention import Call
+from rm_experiments.modeling.layouts.call import Call
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
 from rm_experiments.modeling.layouts.batch import FlatBatch
-
-if TYPE_CHECKING:
-    from rm_experiments.modeling.layouts.attention import Call
+from rm_experiments.modeling.layouts.call import Call
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, batch: FlatBatch, call: Call) -> Tensor:

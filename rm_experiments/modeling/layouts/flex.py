@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rm_experiments.modeling.layouts.batch import FlatBatch, moved
-
-if TYPE_CHECKING:
-    from rm_experiments.modeling.layouts.attention import Call
+from rm_experiments.modeling.layouts.call import Call
 
 _SMALLEST_HEAD = 16
 

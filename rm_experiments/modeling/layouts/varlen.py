@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rm_experiments.modeling.layouts.batch import FlatBatch, moved
-
-if TYPE_CHECKING:
-    from rm_experiments.modeling.layouts.attention import Call
+from rm_experiments.modeling.layouts.call import Call
 
 _LARGEST_HEAD = 256
 
