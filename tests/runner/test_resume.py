@@ -192,7 +192,6 @@ def test_a_resumed_run_remembers_the_best_evaluation(runs: dict[str, Ended], res
     assert os.readlink(resumed.path / "checkpoints" / "best") == f"step_{straight['best_step']:08d}"
 
 
-@pytest.mark.xfail(strict=True, reason="records that were read from a file are given to torch without a copy")
 def test_a_resumed_run_prints_no_warning_of_a_library(resumed: Ended) -> None:
     assert "Warning" not in resumed.stderr
 
