@@ -123,8 +123,8 @@ def common_prefix(sequences: Sequence[Ids]) -> int:
 def packed_bins(costs: Sequence[int], budget: int) -> list[list[int]]:
     """Places in `costs`, in bins of at most `budget`; what is larger has a bin of its own.
 
-    Best fit, the largest first (at most 11/9 of the fewest possible bins and 4; Johnson et al. 1974). The fullest bin comes
-    first, so that running out of memory shows at once.
+    Best fit, the largest first (at most 11/9 of the fewest possible bins and 4; Johnson et al. 1974). The fullest bin
+    comes first, so that running out of memory shows at once.
     """
     order = sorted(range(len(costs)), key=lambda one: (-costs[one], one))
     bins: list[list[int]] = []

@@ -61,8 +61,7 @@ def objective_of(config: LossConfig) -> Objective:
 
     def objective(records: Records) -> Vector:
         chosen, rejected, margin, label = (
-            torch.tensor(records[name])
-            for name in ("reward_chosen", "reward_rejected", "target_margin", "label")
+            torch.tensor(records[name]) for name in ("reward_chosen", "reward_rejected", "target_margin", "label")
         )
         return LOSSES[config.name](chosen, rejected, margin, label, config).numpy()
 
