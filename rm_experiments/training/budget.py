@@ -44,7 +44,8 @@ def training_budget(
 
 
 _CPU_NUMBERS = 2**20
-"""Tokens times width. Measured with `benchmarks/train.py --budgets`: flat around the best by a factor of 2."""
+"""Tokens times width. It matters little: at width 384, 512 to 8192 tokens took the same time to a fifth.
+`benchmarks/train.py --budgets` tells of other machines."""
 
 
 def evaluation_budget(setting: int | str, of_training: int, device_type: str) -> int:
