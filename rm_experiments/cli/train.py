@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -127,8 +128,12 @@ def _run_one(config: RunConfig, sweep_dir: Path | None = None) -> dict[str, Any]
             ranks.share(to_plain(config))
     elif config.launch.name == "accelerate":
         return run_on_ranks(config, sweep_dir)
+    # Half a million objects that stay: the collector need not look at them again and again, now or later.
+    gc.disable()
     from rm_experiments.runner.train import train
 
+    gc.freeze()
+    gc.enable()
     result = train(config, sweep_dir=sweep_dir)
     ranks.leave()
     return {"status": result.status, "metrics": result.metrics, "exit_code": result.exit_code}

@@ -24,7 +24,6 @@ from rm_experiments.modeling.directory import save_model
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import DTYPES, BuiltModel
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
-from rm_experiments.reporting.plots import write_plots
 from rm_experiments.runner.prepare import Prepared
 from rm_experiments.runner.run_dir import (
     CONFIG_FILE,
@@ -37,6 +36,8 @@ from rm_experiments.runner.run_dir import (
     write_text,
 )
 
+_PLOTS_SHARE = 20
+"""Drawing takes at most one part in so many of a run's time, until the end."""
 _PRECISION_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -62,6 +63,10 @@ class Artifacts:
     wandb_url: str | None = None
     plan: StepPlan | None = None
     """The pairs of each step; set once the number of steps is known."""
+    _plots: list[Path] = field(default_factory=list)
+    _plots_drawn: float | None = None
+    _plots_took: float = 3.0
+    """Seconds; before the first time what it takes with the imports."""
 
     @property
     def metrics_log(self) -> MetricsLog:
@@ -100,9 +105,19 @@ class Artifacts:
 
     def write_plots(self) -> list[Path]:
         """The pictures of the run so far."""
-        splits = self.prepared.splits
-        main = self.records.get("eval", {})
-        return write_plots(self.run_dir.path, self.metrics_log.read(), main, splits.best_achievable_accuracy)
+        # Not needed for the first step, and the slowest import of those that are not.
+        from rm_experiments.reporting.plots import write_plots
+
+        began = time.monotonic()
+        main, best = self.records.get("eval", {}), self.prepared.splits.best_achievable_accuracy
+        self._plots = write_plots(self.run_dir.path, self.metrics_log.read(), main, best)
+        self._plots_drawn, self._plots_took = time.monotonic(), time.monotonic() - began
+        return self._plots
+
+    def recent_plots(self) -> list[Path]:
+        """Pictures for a checkpoint's card: drawn anew unless that would take more than a twentieth of the time."""
+        since = time.monotonic() - (self.started if self._plots_drawn is None else self._plots_drawn)
+        return self.write_plots() if since >= _PLOTS_SHARE * self._plots_took else self._plots
 
     def _card(self, step: int, epochs: float, max_steps: int, **card: Any) -> CardInputs:
         config, prepared, model = self.config, self.prepared, self.built.reward_model.model

@@ -316,7 +316,7 @@ class Session:
         tensors = collect_state(self.trainer)
         if self._main:
             artifacts, trainer = self.artifacts, self.trainer
-            plots = artifacts.write_plots()
+            plots = artifacts.recent_plots()
             extra = {
                 "best": finite(self.best), "best_step": self.best_step,
                 "evaluated_step": self.evaluated_step, "stale": self.stale,

@@ -100,8 +100,7 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
     built.reward_model.to(accelerator.device)
     pad_id = prepared.tokenizer.pad_token_id
     attention_is_set = config.model.attention is not Attention.auto
-    mean_length = float(prepared.train.lengths.mean())
-    batcher, note = choose_layout(built.reward_model, config.train.layout, pad_id, attention_is_set, mean_length)
+    batcher, note = choose_layout(built.reward_model, config.train.layout, pad_id, attention_is_set)
     prepared.notes.append(note)
     artifacts = Artifacts(
         config=config, run_dir=run_dir, prepared=prepared, built=built, adapter=adapter, accelerator=accelerator,

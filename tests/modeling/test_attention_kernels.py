@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rm_experiments.data.groups import Group
-from rm_experiments.modeling.layouts import blocks, each, flex, varlen
+from rm_experiments.modeling.layouts import blocks, each, flex, rows, varlen
 from rm_experiments.modeling.layouts.batch import FlatBatch, Segment, flat_batch
 from rm_experiments.modeling.layouts.call import Call
 
@@ -110,7 +110,10 @@ def test_every_kernel_gives_what_the_whole_score_matrix_gives(
     assert blocks.takes(query, value, one) == plain
     assert not varlen.takes(query, value, one)
     assert not flex.takes(query, value, one)
-    for kernel in (blocks, each) if plain else (each,):
+    rows_take_it = softcap is None and not sinks and _padding(parts) <= 2
+    assert rows.takes(query, batch, one) == rows_take_it
+    kernels = [each, *([rows] if softcap is None and not sinks else []), *([blocks] if plain else [])]
+    for kernel in kernels:
         found = kernel.attend(query, key, value, batch, one)
         assert found.shape == (1, len(mask), HEADS, DIM)
         assert torch.allclose(found, expected, rtol=0, atol=1e-12), kernel.__name__
@@ -119,17 +122,57 @@ def test_every_kernel_gives_what_the_whole_score_matrix_gives(
             assert torch.allclose(gradient, wanted, rtol=0, atol=1e-12), kernel.__name__
 
 
+def _padding(parts: Parts) -> float:
+    """Rows of groups side by side, by their rows. Without a prefix nothing keeps sequences together."""
+    lengths = [length for prefix, rests in parts for length in ([prefix + sum(rests)] if prefix else rests)]
+    return len(lengths) * max(lengths) / sum(lengths)
+
+
+@pytest.mark.parametrize(
+    ("parts", "heads", "dim", "only_read", "taken"),
+    [
+        # 40 groups of 26 rows; the other kernel would call three times for each: two segments and one prefix.
+        ([(10, [8, 8])] * 40, 4, 16, False, True),
+        # 26 * 26 / 3 * 64 = 14,421 per call; 104 times as much is the most.
+        ([(10, [8, 8])] * 40, 4, 16 * 104, False, True),
+        ([(10, [8, 8])] * 40, 4, 16 * 105, False, False),
+        ([(300, [200, 200])] * 3, 4, 64, False, False),
+        # Two queries per group of 700 rows, four calls: 350 * 256.
+        ([(300, [200, 200])] * 3, 4, 64, True, True),
+        # One long group among short ones.
+        ([(0, [500]), *[(0, [5])] * 40], 4, 16, True, False),
+    ],
+    ids=["short", "most", "more", "long", "read", "one long"],
+)  # fmt: skip
+def test_groups_are_computed_together_where_their_scores_cost_less_than_calls(
+    parts: Parts, heads: int, dim: int, only_read: bool, taken: bool
+) -> None:
+    query = torch.zeros(1, 1, 1, 1).expand(1, heads, 1, dim)
+    assert rows.takes(query, a_batch(parts), call(only_read=only_read)) == taken
+
+
+@pytest.mark.parametrize("changes", [{"dropout": 0.1}, {"softcap": 3.0}, {"sinks": torch.zeros(HEADS)}])
+def test_groups_are_computed_one_by_one_where_the_kernel_does_not_know_how(changes: dict[str, Any]) -> None:
+    query, batch = torch.zeros(1, HEADS, 3, DIM), a_batch([(1, [1, 1])])
+    assert rows.takes(query, batch, call())
+    assert not rows.takes(query, batch, call(**changes))
+    assert not rows.takes(query.to("meta"), batch, call())
+
+
 @pytest.mark.parametrize("only_read", [False, True], ids=["all", "read"])
+@pytest.mark.parametrize("kernel", [blocks, rows], ids=["blocks", "rows"])
 @pytest.mark.parametrize(
     ("parts", "causal"),
     [([(2, [1, 2]), (0, [2])], True), ([(0, [1, 3])], True), ([(0, [3]), (0, [1])], False)],
     ids=["shared", "apart", "both ways"],
 )
-def test_gradients_of_the_block_kernel_are_those_of_differences(parts: Parts, causal: bool, only_read: bool) -> None:
+def test_gradients_of_kernels_are_those_of_differences(
+    kernel: Any, parts: Parts, causal: bool, only_read: bool
+) -> None:
     batch = a_batch(parts, read_first=not causal)
     one = call(causal=causal, only_read=only_read)
     three = inputs(batch.num_tokens, len(batch.read) if only_read else batch.num_tokens, 0)
-    assert torch.autograd.gradcheck(lambda *tensors: blocks.attend(*tensors, batch, one), three)
+    assert torch.autograd.gradcheck(lambda *tensors: kernel.attend(*tensors, batch, one), three)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from rm_experiments.config.schema import Layout
 from rm_experiments.data.groups import Group
-from rm_experiments.modeling.layouts import blocks
+from rm_experiments.modeling.layouts import blocks, rows
 from rm_experiments.modeling.layouts.batch import FlatBatch, padded_batch
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.layouts.layout import Batcher
@@ -100,7 +100,7 @@ SOME_PARTS = st.lists(
 
 
 @settings(max_examples=15, deadline=None)
-@given(parts=SOME_PARTS, seed=st.integers(0, 2**32 - 1), kernel=st.sampled_from(["blocks", "each"]))
+@given(parts=SOME_PARTS, seed=st.integers(0, 2**32 - 1), kernel=st.sampled_from(["rows", "blocks", "each"]))
 def test_any_groups_give_what_each_sequence_gives_alone(
     float64: TorchFunctionMode, models: dict[str, tuple[RewardModel, Batcher]], parts: Parts, seed: int, kernel: str
 ) -> None:
@@ -113,6 +113,7 @@ def test_any_groups_give_what_each_sequence_gives_alone(
     for layout in FLAT:
         reward_model, batcher = models[layout.value]
         with pytest.MonkeyPatch.context() as patch, float64:
+            patch.setattr(rows, "_MOST_PADDING", 100.0 if kernel == "rows" else 0.0)
             if kernel == "each":
                 patch.setattr(blocks, "takes", lambda *_: False)
             rewards = reward_model(flat(batcher, sequences, groups))

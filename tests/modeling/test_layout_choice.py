@@ -94,24 +94,6 @@ def test_layout_is_chosen_and_said(family: str, wanted: Layout, chosen: Layout, 
         assert after["attention"] == NAME
 
 
-@pytest.mark.parametrize(
-    ("wanted", "mean_length", "chosen"),
-    [
-        (Layout.auto, 47.9, Layout.padded),
-        (Layout.auto, 48.0, Layout.shared_prefix),
-        (Layout.auto, None, Layout.shared_prefix),
-        (Layout.packed, 3.0, Layout.packed),
-    ],
-)
-def test_short_sequences_stay_side_by_side_on_a_cpu_unless_asked(
-    wanted: Layout, mean_length: float | None, chosen: Layout
-) -> None:
-    batcher, note = choose_layout(tiny("llama"), wanted, 5, False, mean_length)
-    assert batcher.layout is chosen
-    if chosen is Layout.padded:
-        assert note == "Layout: padded, since on a CPU sequences of 48 tokens are faster side by side."
-
-
 REFUSED: list[tuple[str, Layout, dict[str, Any], bool, str]] = [
     ("bert", Layout.shared_prefix, {}, False, "the prompt of an encoder sees the answer"),
     ("stablelm", Layout.shared_prefix, {}, False, "the attention of StableLmForSequenceClassification cannot be "

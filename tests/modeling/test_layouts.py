@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import zlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rm_experiments.config.schema import Layout
 from rm_experiments.data.groups import Group
+from rm_experiments.modeling.layouts import rows
 from rm_experiments.modeling.layouts.attention import NAME
 from rm_experiments.modeling.layouts.batch import flat_batch, padded_batch
 from rm_experiments.modeling.layouts.choice import choose_layout
@@ -173,7 +175,7 @@ def subject(family: str, float64: TorchFunctionMode) -> Subject:
     ("family", "layout", "shape"), CASES, ids=[f"{one}-{two.value}-{three and three.name}" for one, two, three in CASES]
 )
 def test_rewards_and_gradients_are_those_of_padded_rows(
-    float64: TorchFunctionMode, family: str, layout: Layout, shape: Shape | None
+    float64: TorchFunctionMode, monkeypatch: pytest.MonkeyPatch, family: str, layout: Layout, shape: Shape | None
 ) -> None:
     one = subject(family, float64)
     model: Any = one.reward_model.model
@@ -183,7 +185,10 @@ def test_rewards_and_gradients_are_those_of_padded_rows(
         prune_last_layer(last, shape)
     one.reward_model.gives_scored_rows = shape is Shape.scored_rows
     try:
-        for batch, (expected, expected_gradients) in zip(one.batches, one.expected, strict=True):
+        cases = zip(one.batches, one.expected, strict=True)
+        # Groups side by side in one call of the attention, and one by one.
+        for padding, (batch, (expected, expected_gradients)) in itertools.product((100.0, 0.0), cases):
+            monkeypatch.setattr(rows, "_MOST_PADDING", padding)
             groups = batch.groups
             if layout is Layout.packed:
                 groups = [Group(0, (number,)) for number in batch.order]

@@ -52,7 +52,7 @@ def metrics(directory: Path) -> list[dict[str, Any]]:
 def no_pictures() -> Iterator[None]:
     """They take most of the time of so small a run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rm_experiments.runner.artifacts.write_plots", lambda *_, **__: [])
+        patch.setattr("rm_experiments.reporting.plots.write_plots", lambda *_, **__: [])
         yield
 
 
@@ -125,9 +125,7 @@ def test_run_that_was_stopped_between_checkpoints_goes_on_to_the_bit(
     data: dict[str, tuple[str, ...]],
 ) -> None:  # fmt: skip
     """Without dropout, which another attention computes; several forward passes a step."""
-    overrides = (
-        "train.layout=shared_prefix", "train.micro_batch_tokens=150", "train.length_window=2", *data["responses"],
-    )  # fmt: skip
+    overrides = ("train.micro_batch_tokens=150", "train.length_window=2", *data["responses"])
     straight = run(tmp_path / "straight", *overrides)
     said = "Layout: shared_prefix (no padding, each prompt once, its last layer at the scored tokens only)."
     assert capsys.readouterr().err.replace("\n", " ").count(said) == 1
@@ -178,12 +176,12 @@ def test_encoder_trains_the_same_without_padding(
     tmp_path: Path, encoder: Path, data: dict[str, tuple[str, ...]]
 ) -> None:
     found = {}
-    for layout in ("padded", "packed"):
+    for layout in ("padded", "auto"):
         result = train(of_encoder(encoder, tmp_path / layout, layout, data))
         assert result.status == "finished"
         found[layout] = metrics(tmp_path / layout)
-    assert len(found["packed"]) == len(found["padded"])
-    for one, two in zip(found["packed"], found["padded"], strict=True):
+    assert len(found["auto"]) == len(found["padded"])
+    for one, two in zip(found["auto"], found["padded"], strict=True):
         for key in two:
             assert one[key] == (pytest.approx(two[key], abs=1e-4) if isinstance(two[key], float) else two[key]), key
 

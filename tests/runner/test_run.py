@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from rm_experiments.config.data_schema import SandboxConfig
 from rm_experiments.data.pairs import PreferencePair, answer_messages, pair_id, prompt_id, prompt_messages
 from rm_experiments.data.sandbox import generate
 from rm_experiments.errors import ConfigError
+from rm_experiments.runner.artifacts import Artifacts
 from rm_experiments.training.checkpoints import CheckpointStore, verify_directory
 
 OVERRIDES = [
@@ -128,9 +130,12 @@ def test_the_run_leaves_exactly_the_files_of_the_contract(run: Run) -> None:
     }  # fmt: skip
     expected |= {f"eval/step_{step:08d}/eval.parquet" for step in (0, 2, 4, 6)}
     expected |= {f"checkpoints/step_{step:08d}/{name}" for step in kept for name in MODEL_FILES | STATE_FILES}
+    # A checkpoint's pictures are drawn when that takes little of the run's time.
+    expected -= {name for name in expected if name.startswith("checkpoints/") and "/plots/" in name}
     expected |= {f"final/{name}" for name in MODEL_FILES | {"probe.jsonl"}}
 
-    assert {name for name in files(run.path) if not name.startswith("wandb/")} == expected
+    found = {name for name in files(run.path) if not name.startswith("wandb/")}
+    assert {name for name in found if not (name.startswith("checkpoints/") and "/plots/" in name)} == expected
     assert sorted(path.name for path in run.cwd.iterdir()) == ["run"]
 
 
@@ -143,6 +148,33 @@ def test_the_links_of_the_checkpoints_are_relative_and_lead_to_whole_directories
     assert os.readlink(checkpoints / "best") == f"step_{best:08d}"
     for name in ("best", "last"):
         verify_directory(checkpoints / name)
+
+
+def test_pictures_of_checkpoints_take_a_twentieth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, drawn = [100.0], []
+    monkeypatch.setattr("rm_experiments.runner.artifacts.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(Artifacts, "metrics_log", SimpleNamespace(read=lambda: []))
+
+    def draw(*_: Any) -> list[Path]:
+        drawn.append(clock[0])
+        clock[0] += 2.0
+        return [Path(f"{len(drawn)}.png")]
+
+    monkeypatch.setattr("rm_experiments.reporting.plots.write_plots", draw)
+    whatever: Any = SimpleNamespace(path=Path(), splits=SimpleNamespace(best_achievable_accuracy=None))
+    artifacts = Artifacts(
+        config=whatever, run_dir=whatever, prepared=whatever, built=whatever, adapter=None, accelerator=whatever,
+        batcher=whatever, started=100.0,
+    )  # fmt: skip
+    found = []
+    for now in (101.0, 159.9, 160.0, 201.9, 202.0):
+        clock[0] = now
+        found.append([str(path) for path in artifacts.recent_plots()])
+    # With the imports it is taken to need 3 s, so 60 s after the start; then it took 2 s, so 40 s after that.
+    assert drawn == [160.0, 202.0]
+    assert found == [[], [], ["1.png"], ["1.png"], ["2.png"]]
+    clock[0] = 205.0
+    assert [str(path) for path in artifacts.write_plots()] == ["3.png"]
 
 
 def test_only_the_newest_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from rm_experiments.modeling.layouts import blocks, each, flex, varlen
+from rm_experiments.modeling.layouts import blocks, each, flex, rows, varlen
 from rm_experiments.modeling.layouts.batch import FlatBatch
 from rm_experiments.modeling.layouts.call import Call
 
@@ -88,6 +88,8 @@ def flat_attention(
         scale=query.shape[-1] ** -0.5 if scaling is None else float(scaling), causal=current.causal,
         window=window, softcap=softcap, sinks=s_aux, dropout=dropout, only_read=only_read,
     )  # fmt: skip
+    if rows.takes(query, batch, call):
+        return rows.attend(query, key, value, batch, call), None
     for kernel in (varlen, flex, blocks):
         if kernel.takes(query, value, call):
             return kernel.attend(query, key, value, batch, call), None

@@ -22,21 +22,17 @@ _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Largest difference of a probe's reward, relative to their spread. A wrong layout is off by about 1, perhaps for some
 sequences only; the rounding of 16 bits by 0.06 (bfloat16) or 0.01, and by 0.16 where it changes an expert."""
-_SHORT = 48
-"""Tokens of a sequence below which a call of the attention kernel for each costs more than padding. Measured with the
-sandbox: 27 tokens, rows sorted by length are a third faster."""
 _PROBE_LENGTHS = (9, 7, 4, 11, 2, 6)
 _PROBE_GROUPS = (Group(3, (0, 1, 2)), Group(0, (3,)), Group(1, (4, 5)))
 
 
 def choose_layout(
-    reward_model: RewardModel, wanted: Layout, pad_id: int, attention_is_set: bool, mean_length: float | None = None
+    reward_model: RewardModel, wanted: Layout, pad_id: int, attention_is_set: bool
 ) -> tuple[Batcher, str]:
     """Prepare `reward_model` for a layout: the wanted one, or with `auto` the fastest that gives the same rewards.
 
     Args:
         attention_is_set: whether the user chose an attention implementation, which flat layouts would replace.
-        mean_length: tokens of a sequence, where that is known.
 
     Returns:
         What cuts pairs into batches, and a sentence that tells what was chosen and why.
@@ -48,9 +44,6 @@ def choose_layout(
     if wanted is Layout.padded:
         return padded, "Layout: padded, as asked."
     reason = _known_reason(reward_model, wanted, attention_is_set)
-    on_cpu = reward_model.model.device.type == "cpu"
-    if reason is None and wanted is Layout.auto and on_cpu and mean_length is not None and mean_length < _SHORT:
-        reason = f"on a CPU sequences of {mean_length:.0f} tokens are faster side by side"
     for layout, shape in _candidates(reward_model, wanted) if reason is None else ():
         batcher = Batcher(
             layout=layout, pad_id=pad_id, first_position=_first_position(reward_model.model),
