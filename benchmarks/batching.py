@@ -3,8 +3,8 @@
     python benchmarks/batching.py
     python benchmarks/batching.py --pairs 100000 --workload uf
 
-Pairs have random ids in the lengths of `workloads.py`. Every forward pass of an epoch is made, as training makes it, and
-thrown away; nothing is computed.
+Pairs have random ids in the lengths of `workloads.py`. Every forward pass of an epoch is made, as training makes it,
+and thrown away; nothing is computed.
 """
 
 from __future__ import annotations
