@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rm_experiments.config.compare_schema import CompareConfig
+    from rm_experiments.config.evaluation_schema import EvaluationConfig
     from rm_experiments.config.schema import RunConfig
+    from rm_experiments.runner.compare import CompareResult
+    from rm_experiments.runner.evaluate import EvaluationResult
     from rm_experiments.runner.look import LookResult
     from rm_experiments.runner.train import RunResult
 
@@ -39,3 +43,21 @@ def look(config: RunConfig) -> LookResult:
     from rm_experiments.runner.look import look as look_at
 
     return look_at(config)
+
+
+def evaluate(config: EvaluationConfig) -> EvaluationResult:
+    """Evaluate saved models, as `rm-eval` does; see `rm_experiments.runner.evaluate.evaluate_models`.
+
+    Data settings that have their default are taken from what is saved with each model.
+    """
+    from rm_experiments.config.evaluation_data import changed_keys
+    from rm_experiments.runner.evaluate import evaluate_models
+
+    return evaluate_models(config, changed_keys(config.data))
+
+
+def compare(config: CompareConfig) -> CompareResult:
+    """Compare runs, as `rm-compare` does; see `rm_experiments.runner.compare.compare_runs`."""
+    from rm_experiments.runner.compare import compare_runs
+
+    return compare_runs(config)

@@ -8,7 +8,7 @@ import types
 import typing
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from hydra import compose as hydra_compose
@@ -20,20 +20,27 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rm_experiments.config.data_schema import EvalSetConfig, MixturePartConfig
+from rm_experiments.config.compare_schema import CompareConfig
+from rm_experiments.config.data_schema import DataConfig, EvalSetConfig, MixturePartConfig
+from rm_experiments.config.evaluation_schema import EvaluationConfig, check_evaluation
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.config.validation import check
 from rm_experiments.errors import ConfigError
 
+Schema = TypeVar("Schema")
 SCHEMA_NAME = "run_schema"
+_HELP = {RunConfig: "rm-train", CompareConfig: "rm-compare", EvaluationConfig: "rm-eval"}
+"""Which command lists the keys of a schema."""
 _NOT_REPEATED = ("run_dir", "resume")
 """Keys that say where a run writes, not what it is."""
 
 
 def register_schema() -> None:
-    """Make the typed root known to Hydra, so that names and types are held while composing."""
+    """Make the typed roots known to Hydra, so that names and types are held while composing."""
     ConfigStore.instance().store(name=SCHEMA_NAME, node=RunConfig)
+    ConfigStore.instance().store(name="compare_schema", node=CompareConfig)
+    ConfigStore.instance().store(name="evaluation_schema", node=EvaluationConfig)
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:
@@ -43,24 +50,56 @@ def to_run_config(composed: DictConfig) -> RunConfig:
         ConfigError: for an unknown key (also one added with `+`), a missing or wrongly typed value, or a value that
             `validation.check` refuses.
     """
+    config = to_dataclass(composed, RunConfig)
+    name_sources(config.data)
+    return check(config)
+
+
+def to_dataclass(composed: DictConfig, schema: type[Schema]) -> Schema:
+    """The composed config as dataclasses, its names and types held, its values unchecked.
+
+    Raises:
+        ConfigError: for an unknown key (also one added with `+`), or a missing or wrongly typed value.
+    """
     try:
-        _refuse_unknown_keys(composed, RunConfig, "")
+        _refuse_unknown_keys(composed, schema, "", schema)
         missing = sorted(OmegaConf.missing_keys(composed))
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, schema)) from error
     if missing:
         raise ConfigError(f"{missing[0]} is not set; type {missing[0]}=VALUE")
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
-    assert isinstance(config, RunConfig)
-    data = config.data
+        raise ConfigError(explain(error, schema)) from error
+    assert isinstance(config, schema)
+    return config
+
+
+def name_sources(data: DataConfig) -> None:
+    """Give the entries of `data.eval_sets` and `data.mixture` their types, which OmegaConf cannot."""
     data.eval_sets = {str(name): _named("eval_sets", str(name), one) for name, one in data.eval_sets.items()}
     data.mixture = {
         str(name): _named("mixture", str(name), one, MixturePartConfig) for name, one in data.mixture.items()
     }
-    return check(config)
+
+
+def to_evaluation_config(composed: DictConfig) -> EvaluationConfig:
+    """The same for rm-eval.
+
+    Raises:
+        ConfigError: as `to_run_config`.
+    """
+    config = to_dataclass(composed, EvaluationConfig)
+    name_sources(config.data)
+    return check_evaluation(config)
+
+
+def evaluation_from_plain(values: dict[str, Any]) -> EvaluationConfig:
+    """A checked config of rm-eval from plain nested values, as `to_plain` gives."""
+    merged = OmegaConf.merge(OmegaConf.structured(EvaluationConfig), _escaped(values))
+    assert isinstance(merged, DictConfig)
+    return to_evaluation_config(merged)
 
 
 def from_plain(values: dict[str, Any]) -> RunConfig:
@@ -107,9 +146,30 @@ def config_yaml(config: RunConfig) -> str:
     `rm-train --config-dir DIR --config-name config` repeats the run.
     """
     values = _escaped({key: value for key, value in to_plain(config).items() if key not in _NOT_REPEATED})
-    head = {"defaults": [SCHEMA_NAME, "hydra_settings", "_self_"]}
-    dump = {"sort_keys": False, "allow_unicode": True, "width": 120}
-    return yaml.safe_dump(head, **dump) + yaml.safe_dump(values, **dump)  # type: ignore[call-overload]
+    return plain_yaml({"defaults": [SCHEMA_NAME, "hydra_settings", "_self_"]}) + plain_yaml(values)
+
+
+def plain_yaml(values: dict[str, Any]) -> str:
+    """Plain values as YAML, in their order."""
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def load_data_settings(path: Path) -> tuple[DataConfig, int]:
+    """The data settings and the seed of a run's or an evaluation's config.yaml.
+
+    Raises:
+        ConfigError: when they are not what this version knows.
+    """
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(DataConfig), _escaped(values["data"]))
+        data = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error
+    assert isinstance(data, DataConfig)
+    name_sources(data)
+    return data, int(values.get("seed") or 0)
 
 
 def load_config_yaml(path: Path) -> RunConfig:
@@ -131,17 +191,17 @@ def schema_keys(schema: type = RunConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def suggest(key: str) -> str:
+def suggest(key: str, schema: type = RunConfig) -> str:
     """`; did you mean ...?` with the known key nearest to `key`, or where the keys are listed."""
-    known = schema_keys()
+    known = schema_keys(schema)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not near:
         # A right name in a wrong place: `lr=1` for `optimizer.lr=1`.
         near = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]][:1]
-    return f"; did you mean {near[0]}?" if near else "; rm-train --help lists all keys"
+    return f"; did you mean {near[0]}?" if near else f"; {_HELP.get(schema, 'rm-train')} --help lists all keys"
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, schema: type = RunConfig) -> str:
     """One line for an error of Hydra or OmegaConf: what is wrong, the value, and what to type."""
     seen: set[int] = set()
     chain: list[BaseException] = []
@@ -152,24 +212,24 @@ def explain(error: Exception) -> str:
         link = link.__cause__ or link.__context__
     for link in chain:
         if isinstance(link, MissingConfigException):
-            return _explain_missing_option(link)
+            return _explain_missing_option(link, schema)
         if isinstance(link, OverrideParseException):
             return f"cannot read the override {link.override!r}; quote values with special characters: \"'key=value'\""
         key = getattr(link, "full_key", None)
         if key and type(link).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
-            return f"{key} is not a key{suggest(key)}"
+            return f"{key} is not a key{suggest(key, schema)}"
         if key and isinstance(link, OmegaConfBaseException):
             return f"{key}: {one_line(link)}"
     return one_line(error)
 
 
-def _explain_missing_option(error: MissingConfigException) -> str:
+def _explain_missing_option(error: MissingConfigException, schema: type) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or ())
     if not group:
         return f"there is no config {option!r}; try --config-name train"
     if not options:
-        return f"{group} is not a config group{suggest(group)}"
+        return f"{group} is not a config group{suggest(group, schema)}"
     near = difflib.get_close_matches(option, options, n=1)
     return f"{group}={option}: allowed are {', '.join(options)}" + (
         f"; did you mean {group}={near[0]}?" if near else ""
@@ -199,12 +259,12 @@ def _section(hint: Any) -> type | None:
     return next((one for one in options if dataclasses.is_dataclass(one)), None)  # type: ignore[return-value]
 
 
-def _refuse_unknown_keys(node: DictConfig, schema: type, prefix: str) -> None:
+def _refuse_unknown_keys(node: DictConfig, schema: type, prefix: str, root: type = RunConfig) -> None:
     """A `+key=value` is attached by Hydra even where the schema has no such field; it would have no effect."""
     hints = typing.get_type_hints(schema)
     for key in map(str, node):
         if key not in hints:
-            raise ConfigError(f"{prefix}{key} is not a key{suggest(f'{prefix}{key}')}")
+            raise ConfigError(f"{prefix}{key} is not a key{suggest(f'{prefix}{key}', root)}")
         if OmegaConf.is_missing(node, key) or node._get_node(key) is None:
             continue
         hint = hints[key]
@@ -213,7 +273,7 @@ def _refuse_unknown_keys(node: DictConfig, schema: type, prefix: str) -> None:
             continue
         section = _section(hint)
         if section is not None:
-            _refuse_unknown_keys(raw, section, f"{prefix}{key}.")
+            _refuse_unknown_keys(raw, section, f"{prefix}{key}.", root)
 
 
 def _named(section: str, name: str, value: Any, schema: type = EvalSetConfig) -> Any:

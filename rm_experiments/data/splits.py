@@ -93,26 +93,67 @@ def load_splits(
     else:
         splits = _files(config, seed, evaluates, cache, split_off)
     if evaluates:
-        for name, one in config.eval_sets.items():
-            loaded = load_source(
-                cache, one.source, f"data.eval_sets.{name}.source", one.format, one.columns, one.revision
-            )
-            splits.evaluation[name] = _split(loaded, f"data.eval_sets.{name}.source", one.source)
+        splits.evaluation |= _named_sets(config, cache)
     if config.ties is Ties.drop:
-        for split in (splits.train, *splits.evaluation.values()):
-            _drop_ties(split)
-    for split in splits.evaluation.values():
-        _limit_evaluation(split, config.max_eval_pairs)
-    for split in (splits.train, *splits.evaluation.values()):
-        label = split.table.values("label", split.rows)
-        split.counts["label_ties"] = int((label == 0.5).sum())
-        split.counts["soft_labels"] = int(((label > 0.5) & (label < 1)).sum())
+        _drop_ties(splits.train)
+    _labels(splits.train)
+    _finish_evaluation(splits.evaluation, config)
     _audit(splits, config)
     if config.mixture:
         _mix(splits.train, config, seed)
     else:
         _limit_train(splits.train, config.max_train_pairs, seed)
     return splits
+
+
+def load_evaluation(config: DataConfig, seed: int, cache: DataCache | None = None) -> dict[str, Split]:
+    """The evaluation sets of `load_splits` alone. Training pairs are read only where the main set is split off them.
+
+    Raises:
+        DataError: as `load_splits`.
+    """
+    cache = cache or DataCache(None)
+    if config.sandbox is not None:
+        evaluation = _sandbox(config, True, cache).evaluation
+    elif config.eval is not None:
+        evaluation = {MAIN_SET: _main_set(config, cache)}
+    elif config.train is not None or config.mixture:
+        evaluation = _files(config, seed, True, cache, True).evaluation
+    else:
+        evaluation = {}
+    evaluation |= _named_sets(config, cache)
+    _finish_evaluation(evaluation, config)
+    return evaluation
+
+
+def _named_sets(config: DataConfig, cache: DataCache) -> dict[str, Split]:
+    found = {}
+    for name, one in config.eval_sets.items():
+        key = f"data.eval_sets.{name}.source"
+        found[name] = _split(
+            load_source(cache, one.source, key, one.format, one.columns, one.revision), key, one.source
+        )
+    return found
+
+
+def _main_set(config: DataConfig, cache: DataCache) -> Split:
+    loaded = load_source(cache, config.eval, "data.eval", config.format, config.columns, config.revision)
+    return _split(loaded, "data.eval", config.eval)
+
+
+def _finish_evaluation(evaluation: dict[str, Split], config: DataConfig) -> None:
+    for split in evaluation.values():
+        if config.ties is Ties.drop:
+            _drop_ties(split)
+        _limit_evaluation(split, config.max_eval_pairs)
+        _labels(split)
+
+
+def _labels(split: Split) -> None:
+    """Count the labels that are no plain preferences."""
+    label = split.table.values("label", split.rows)
+    split.counts["label_ties"] = int((label == 0.5).sum())
+    split.counts["soft_labels"] = int(((label > 0.5) & (label < 1)).sum())
 
 
 def _split(loaded: LoadedPairs, key: str, source: Any) -> Split:
@@ -149,8 +190,7 @@ def _files(config: DataConfig, seed: int, evaluates: bool, cache: DataCache, spl
     if not evaluates:
         return Splits(train=train)
     if config.eval is not None:
-        loaded = load_source(cache, config.eval, "data.eval", config.format, config.columns, config.revision)
-        return Splits(train=train, evaluation={MAIN_SET: _split(loaded, "data.eval", config.eval)})
+        return Splits(train=train, evaluation={MAIN_SET: _main_set(config, cache)})
     if not split_off:
         return Splits(train=train)
     return Splits(train=train, evaluation={MAIN_SET: _split_off(train, config.eval_fraction, seed)})

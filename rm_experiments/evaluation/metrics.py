@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rm_experiments.errors import DataError
 from rm_experiments.evaluation.records import Records
+from rm_experiments.evaluation.statistics import NUM_RESAMPLES, mean_interval
 
 Vector = NDArray[np.float64]
 Objective = Callable[[Records], Vector]
@@ -18,10 +19,6 @@ Objective = Callable[[Records], Vector]
 
 TIE = 0.5
 """The label of a pair whose annotators prefer neither side."""
-
-NUM_RESAMPLES = 10_000
-_CHUNK = 2**24
-"""Resampled clusters drawn at a time: bounds the memory of the bootstrap to some hundred MB."""
 
 
 def metrics(records: Records, objective: Objective, resamples: int = NUM_RESAMPLES) -> dict[str, float]:
@@ -34,15 +31,18 @@ def metrics(records: Records, objective: Objective, resamples: int = NUM_RESAMPL
     Raises:
         DataError: when the name of a subset makes a metric's name.
     """
+    return {**record_metrics(records, resamples), "objective": _mean(objective(records), records["weight"])}
+
+
+def record_metrics(records: Records, resamples: int = NUM_RESAMPLES) -> dict[str, float]:
+    """`metrics` but the objective, which needs to know the loss that the model was trained with."""
     values = core_metrics(records)
-    weight = records["weight"]
-    values["objective"] = _mean(objective(records), weight)
     values |= interval(records, resamples) | calibration(records) | length_bias(records)
-    values["num_pairs"] = len(weight)
+    values["num_pairs"] = len(records["weight"])
     for subset in sorted({str(name) for name in records["subset"] if name is not None}):
         part = select(records, records["subset"] == subset)
-        inside = core_metrics(part)
-        for name in ("accuracy", "loss", "margin"):
+        inside = core_metrics(part) | interval(part, resamples)
+        for name in ("accuracy", "accuracy_ci_low", "accuracy_ci_high", "loss", "margin"):
             if name in inside:
                 _add(values, f"{slug(subset)}_{name}", inside[name], subset)
         _add(values, f"{slug(subset)}_num_pairs", len(part["weight"]), subset)
@@ -80,22 +80,9 @@ def interval(records: Records, resamples: int = NUM_RESAMPLES) -> dict[str, floa
     records = select(records, has_side(records))
     if not len(records["weight"]):
         return {}
-    _, cluster = np.unique(records["prompt_id"].astype(str), return_inverse=True)
-    right = np.bincount(cluster, weights=records["weight"] * (records["margin"] > 0))
-    total = np.bincount(cluster, weights=records["weight"])
-    generator = np.random.default_rng(0)
-    accuracies = np.empty(resamples)
-    if (total == 1).all():
-        # One pair of weight 1 per prompt: the number of right ones in a resample is binomial.
-        accuracies = generator.binomial(len(total), right.mean(), size=resamples) / len(total)
-        low, high = np.quantile(accuracies, [0.025, 0.975])
-        return {"accuracy_ci_low": float(low), "accuracy_ci_high": float(high)}
-    step = max(1, _CHUNK // len(total))
-    for start in range(0, resamples, step):
-        drawn = generator.integers(len(total), size=(min(step, resamples - start), len(total)), dtype=np.int32)
-        accuracies[start : start + len(drawn)] = right[drawn].sum(axis=1) / total[drawn].sum(axis=1)
-    low, high = np.quantile(accuracies, [0.025, 0.975])
-    return {"accuracy_ci_low": float(low), "accuracy_ci_high": float(high)}
+    right = (records["margin"] > 0).astype(np.float64)
+    low, high = mean_interval(records["prompt_id"], right, records["weight"], resamples)
+    return {"accuracy_ci_low": low, "accuracy_ci_high": high}
 
 
 def calibration(records: Records, bins: int = 15) -> dict[str, float]:
@@ -130,9 +117,14 @@ def length_bias(records: Records) -> dict[str, float]:
     if decided.any():
         longer = np.where(difference == 0, 0.5, difference > 0)
         values["pick_longest"] = _mean(longer[decided], weight[decided])
-    for name, part in (("shorter", decided & (difference < 0)), ("longer", decided & (difference > 0))):
+    by_side = {"shorter": decided & (difference < 0), "longer": decided & (difference > 0)}
+    for name, part in by_side.items():
         if part.any():
             values[f"accuracy_chosen_{name}"] = _mean(margin[part] > 0, weight[part])
+    if all(part.any() for part in by_side.values()):
+        # Any rule that looks at nothing but the lengths has one half here.
+        both = (values["accuracy_chosen_shorter"], values["accuracy_chosen_longer"])
+        values["length_controlled_accuracy"] = sum(both) / 2
     centred_margin = margin - _mean(margin, weight)
     centred_difference = difference - _mean(difference, weight)
     spread = _mean(centred_margin**2, weight) * _mean(centred_difference**2, weight)

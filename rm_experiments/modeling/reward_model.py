@@ -116,6 +116,8 @@ class BuiltModel:
     """Type of the weights of the base model as it was saved."""
     notes: list[str]
     """What was decided, one sentence each."""
+    fresh_head: bool
+    """Whether the checkpoint held no reward head, so that it begins at random."""
     own_modules: list[str]
     """Names of the head's modules, and of others that the base model's checkpoint did not hold (a fresh pooler)."""
 
@@ -220,10 +222,12 @@ def build_reward_model(config: ModelConfig, model_config: PretrainedConfig, seed
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = config.dropout
-    notes = [_initialise_head(reward_model, missing, seed)]
+    fresh = any(_is_head(key, reward_model) for key in missing)
+    note = _initialise_head(reward_model, seed) if fresh else "Reward head: the checkpoint's own, kept."
     return BuiltModel(
-        reward_model=reward_model, base_dtype=base_dtype, notes=notes, own_modules=_own_modules(model, missing)
-    )
+        reward_model=reward_model, base_dtype=base_dtype, notes=[note], fresh_head=fresh,
+        own_modules=_own_modules(model, missing),
+    )  # fmt: skip
 
 
 def _load_pretrained(
@@ -267,10 +271,8 @@ def _load_pretrained(
     return model, missing
 
 
-def _initialise_head(reward_model: RewardModel, missing: set[str], seed: int) -> str:
+def _initialise_head(reward_model: RewardModel, seed: int) -> str:
     """Make a fresh head small, so that the first loss is near ln 2; say what was done."""
-    if not any(_is_head(key, reward_model) for key in missing):
-        return "Reward head: the checkpoint's own, kept."
     head = _last_linear(reward_model)
     width = head.weight.shape[1]
     generator = torch.Generator().manual_seed(seed)

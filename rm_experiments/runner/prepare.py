@@ -106,7 +106,7 @@ def prepare(config: RunConfig, split_off: bool = True) -> Prepared:
         tokenizer = _scratch_tokenizer(splits.train, config.model.scratch.vocab_size, cache)
         notes = prepare_tokenizer(tokenizer, data.chat_template, data.chat_template_kwargs)
         model_config = load_model_config(config.model, tokenizer)
-    max_length = _max_length(config, max_positions(model_config))
+    max_length = limit_of_length(config.data.max_length, max_positions(model_config))
     report: dict[str, Any] = {}
 
     def tokenized(name: str, split: Split) -> TokenizedPairs:
@@ -180,8 +180,12 @@ def _check_metric_names(config: RunConfig, evaluation: dict[str, TokenizedPairs]
                 raise ConfigError(f"{key}={metric}: not measured in this run{hint}")
 
 
-def _max_length(config: RunConfig, positions: int | None) -> int:
-    asked = config.data.max_length
+def limit_of_length(asked: int | None, positions: int | None) -> int:
+    """Tokens of prompt and answer together: as asked, else what the model takes, at most `DEFAULT_MAX_LENGTH`.
+
+    Raises:
+        ConfigError: when the model does not take so many.
+    """
     if asked is None:
         return min(positions or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
     if positions is not None and asked > positions:

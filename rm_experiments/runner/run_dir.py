@@ -104,14 +104,14 @@ class RunDir:
             raise ConfigError(f"run_dir={self.path}: was finished by another process meanwhile; nothing was done")
         if not self.exists:
             write_text(self.path / CONFIG_FILE, config_yaml(self._config))
-        environment = self._environment()
+        current = environment(["rm-train", *sys.argv[1:]])
         if self.exists:
             with contextlib.suppress(OSError, ValueError):
                 before = json.loads((self.path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
                 self.run_id = before.get("run_id", self.run_id)
-                environment = {**before, "continued": [*before.get("continued", []), environment]}
-        environment["run_id"] = self.run_id
-        write_json(self.path / ENVIRONMENT_FILE, environment)
+                current = {**before, "continued": [*before.get("continued", []), current]}
+        current["run_id"] = self.run_id
+        write_json(self.path / ENVIRONMENT_FILE, current)
         return self.path, self.run_id
 
     def release(self) -> None:
@@ -160,15 +160,17 @@ class RunDir:
         os.ftruncate(self._lock, 0)
         os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
-    def _environment(self) -> dict[str, Any]:
-        return {
-            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": ["rm-train", *sys.argv[1:]],
-            "working_directory": os.getcwd(),
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "hardware": hardware(),
-        }
+
+def environment(command: list[str]) -> dict[str, Any]:
+    """The content of environment.json."""
+    return {
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": command,
+        "working_directory": os.getcwd(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "hardware": hardware(),
+    }
 
 
 def versions() -> dict[str, str]:

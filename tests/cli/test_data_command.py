@@ -126,8 +126,8 @@ def test_a_cut_pair_is_shown_as_cut(cwd: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {
-    "a sweep": (["--multirun", "seed=1,2"], "--multirun: rm-data looks at one data set at a time; leave it out"),
-    "a named sweep": (["sweep=seeds"], "sweep=seeds: rm-data looks at one data set at a time; leave it out"),
+    "a sweep": (["--multirun", "seed=1,2"], "--multirun: rm-data has no sweeps; leave it out"),
+    "a named sweep": (["sweep=seeds"], "sweep=seeds: rm-data has no sweeps; leave it out"),
     "a mistyped key": (["data.trian=x"], "data.trian is not a key; did you mean data.train?"),
     "a missing file": (
         ["data=local", "data.train=row.jsonl"],

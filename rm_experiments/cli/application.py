@@ -1,0 +1,112 @@
+"""What the commands share: Hydra composes, and whatever a user can mistype is answered by one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+# Hydra would print its own text and exit with 1; this lets its errors reach the handler below.
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from rm_experiments.config.compose import explain, null_section
+from rm_experiments.config.paths import conf_dir
+from rm_experiments.config.schema import RunConfig
+from rm_experiments.errors import ConfigError, TrainingError, UserError
+
+
+def refuse(program: str, message: str, code: int = 2) -> NoReturn:
+    """Print one line and exit."""
+    print(f"{program}: {message}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
+
+
+@contextmanager
+def one_line_errors(program: str, arguments: list[str], schema: type = RunConfig) -> Iterator[None]:
+    """Turn the errors of the user's input, whoever raises them, into one line and an exit code."""
+    try:
+        yield
+    except UserError as error:
+        refuse(program, str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        refuse(program, explain(error, schema))
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        refuse(program, f"{error}; a group needs an option, as in model=tiny")
+    except AssertionError as error:
+        refuse(program, null_section(arguments, error))
+    except TrainingError as error:
+        refuse(program, f"failed: {error}", 1)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def run_application(
+    program: str, config_name: str, job: Callable[[DictConfig], Any], arguments: list[str], schema: type = RunConfig
+) -> None:
+    """Compose `conf/<config_name>.yaml` with the command line and call `job`. There are no sweeps of these commands.
+
+    Args:
+        program: its name; the text of `--help` is `conf/hydra/help/<name>.yaml`.
+        arguments: the command line.
+    """
+
+    def guarded(composed: DictConfig) -> None:
+        # Hydra adds a line of its own to an error that leaves this function.
+        with one_line_errors(program, arguments, schema):
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise ConfigError(f"hydra.mode=MULTIRUN: {program} has no sweeps; leave it out")
+            job(composed)
+
+    before = sys.argv
+    try:
+        with one_line_errors(program, arguments, schema):
+            _refuse_sweep(program, arguments)
+            # Hydra reads the command line itself. All commands share one `conf/`; only the text of --help differs.
+            sys.argv = [before[0], *arguments, f"hydra/help={program.replace('-', '_')}"]
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
+    finally:
+        sys.argv = before
+
+
+def _refuse_sweep(program: str, arguments: list[str]) -> None:
+    """Before Hydra makes the sweep's directory."""
+    parsed = get_args_parser().parse_args(arguments)
+    if parsed.multirun:
+        raise ConfigError(f"--multirun: {program} has no sweeps; leave it out")
+    for override in parsed.overrides:
+        if override.startswith(("sweep=", "+sweep=", "hydra.mode=")) and not override.endswith("=null"):
+            raise ConfigError(f"{override}: {program} has no sweeps; leave it out")
+
+
+def directories_first(program: str, key: str, arguments: list[str]) -> list[str]:
+    """`DIR DIR key=value` as `key=[DIR,DIR] key=value`.
+
+    Raises:
+        ConfigError: for a directory after an override.
+    """
+    parsed = get_args_parser().parse_args(arguments)
+    bare = [one for one in parsed.overrides if "=" not in one and not one.startswith("~")]
+    if not bare:
+        return arguments
+    typed = parsed.overrides[: len(bare)]
+    if typed != bare:
+        late = next(one for one in bare if one not in typed)
+        raise ConfigError(f"{late}: directories come first, settings after, as in {program} {late} key=value")
+    quoted = ",".join("'" + one.replace("\\", "\\\\").replace("'", "\\'") + "'" for one in bare)
+    rest = list(arguments)
+    for one in bare:
+        rest.remove(one)
+    return [f"{key}=[{quoted}]", *rest]

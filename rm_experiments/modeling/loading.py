@@ -1,0 +1,127 @@
+"""Saved reward models of any origin: ours, plain sequence classifiers with one label, PEFT adapters."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from rm_experiments.config.compose import load_config_yaml
+from rm_experiments.config.schema import ModelConfig, RunConfig
+from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.modeling.reward_model import BuiltModel, RewardModel, build_reward_model, load_model_config
+from rm_experiments.modeling.tokenizer import load_tokenizer
+
+_CONFIG_FILE, _ADAPTER_FILE = "config.yaml", "adapter_config.json"
+
+
+@dataclass(kw_only=True)
+class SavedModel:
+    """What is known of a saved model before its weights are read."""
+
+    name: str
+    """Directory or Hub id."""
+    tokenizer: PreTrainedTokenizerBase
+    model_config: PretrainedConfig
+    saved: RunConfig | None
+    """The config of the run that made it, if it is ours."""
+    base: ModelConfig
+    """Where the weights are; of an adapter, those of the base model."""
+    is_adapter: bool
+
+
+def open_saved(name: str, revision: str | None = None, trust_remote_code: bool = False) -> SavedModel:
+    """Tokenizer, architecture and settings of a saved model.
+
+    Raises:
+        CheckpointError: when it cannot be found, read, or is no model.
+    """
+    try:
+        return _opened(name, revision, trust_remote_code)
+    except CheckpointError as error:
+        # The messages of a run name its key and its remedies.
+        reason = str(error).partition("; try ")[0].replace("model.name_or_path=", "checkpoint=")
+        raise CheckpointError(f"{reason}; name a model directory, a run or a Hub id") from error
+
+
+def _opened(name: str, revision: str | None, trust_remote_code: bool) -> SavedModel:
+    own = ModelConfig(name_or_path=name, revision=revision, trust_remote_code=trust_remote_code)
+    directory = Path(os.path.expanduser(name))
+    adapter = _adapter_file(name, revision)
+    base = own
+    if adapter is not None:
+        base = ModelConfig(name_or_path=_base_of(adapter, name), trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(own)
+    saved = None
+    if (directory / _CONFIG_FILE).is_file():
+        try:
+            saved = load_config_yaml(directory / _CONFIG_FILE)
+        except (ConfigError, OSError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{directory / _CONFIG_FILE}: is not the config of a run ({error})") from error
+    return SavedModel(
+        name=name, tokenizer=tokenizer, model_config=load_model_config(base, tokenizer), saved=saved, base=base,
+        is_adapter=adapter is not None,
+    )  # fmt: skip
+
+
+def load_saved(model: SavedModel) -> RewardModel:
+    """The model with its weights, in float32, as it computes in evaluation.
+
+    Raises:
+        CheckpointError: when weights are missing or damaged, or there is no reward head.
+    """
+    built = build_reward_model(model.base, model.model_config, 0)
+    if not model.is_adapter:
+        if built.fresh_head:
+            raise CheckpointError(
+                f"{model.name}: has no reward head, so its rewards would be random; train one with "
+                f"rm-train model=pretrained model.name_or_path={model.name}"
+            )
+        return built.reward_model
+    return _with_adapter(model, built)
+
+
+def _with_adapter(model: SavedModel, built: BuiltModel) -> RewardModel:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ConfigError(f"{model.name}: is an adapter, which needs peft; type pip install 'rm_experiments[lora]'") \
+            from error  # fmt: skip
+    name = os.path.expanduser(model.name)
+    try:
+        adapted: Any = PeftModel.from_pretrained(built.reward_model.model, name)
+    except Exception as error:  # whatever peft says, the adapter is not usable
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{model.name}: the adapter does not load ({type(error).__name__}: {reason})") from error
+    kept = {part for key in adapted.peft_config["default"].modules_to_save or () for part in [key.rpartition(".")[2]]}
+    if built.fresh_head and not kept & {one.rpartition(".")[2] for one in built.own_modules}:
+        raise CheckpointError(
+            f"{model.name}: the adapter holds no reward head (modules_to_save), so its rewards would be random"
+        )
+    # One model of plain layers: the layouts know these, and rewards are the same but for rounding.
+    return RewardModel(adapted.merge_and_unload())
+
+
+def _adapter_file(name: str, revision: str | None) -> str | None:
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    directory = Path(os.path.expanduser(name))
+    if directory.is_dir():
+        return str(directory / _ADAPTER_FILE) if (directory / _ADAPTER_FILE).is_file() else None
+    try:
+        found: str | None = find_adapter_config_file(name, revision=revision)
+    except Exception:  # not on the Hub, or no Hub: loading the tokenizer says so
+        return None
+    return found
+
+
+def _base_of(adapter: str, name: str) -> str:
+    try:
+        base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{name}: {_ADAPTER_FILE} names no base model ({type(error).__name__})") from error
+    return str(base)

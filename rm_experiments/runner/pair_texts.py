@@ -1,0 +1,44 @@
+"""The texts of evaluated pairs, read again from where a run got its data: records hold hashes, not texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rm_experiments.config.compose import load_data_settings
+from rm_experiments.data.cache import DataCache
+from rm_experiments.data.pairs import answer_text, prompt_messages, turn_text
+from rm_experiments.data.splits import load_evaluation
+from rm_experiments.errors import UserError
+from rm_experiments.runner.run_dir import CONFIG_FILE
+
+_MOST_CHARACTERS = 4000
+
+
+def pair_texts(run_dir: Path, name: str, ids: list[str]) -> dict[str, tuple[str, str, str]] | str:
+    """Prompt, chosen and rejected by `pair_id`, of the pairs `ids` of the set `name`; or why they cannot be had."""
+    try:
+        data, seed = load_data_settings(run_dir / CONFIG_FILE)
+        split = load_evaluation(data, seed, DataCache(data.cache_dir)).get(name)
+    except (UserError, OSError, ValueError) as error:
+        return f"the data of {run_dir} cannot be read again: {error}"
+    if split is None:
+        return f"{run_dir} does not say where this set comes from"
+    wanted = set(ids)
+    own = split.table.values("pair_id", split.rows)
+    rows = split.rows[np.array([one in wanted for one in own], dtype=bool)]
+    found = {}
+    for row, pair in zip(split.table.values("pair_id", rows), split.table.pairs(rows), strict=True):
+        turns = prompt_messages(pair.prompt)
+        single = len(turns) == 1 and turns[0]["role"] == "user"
+        prompt = turn_text(turns[0]) if single else "\n\n".join(f"[{one['role']}] {turn_text(one)}" for one in turns)
+        texts = (prompt, answer_text(pair.chosen), answer_text(pair.rejected))
+        found[row] = (_cut(texts[0]), _cut(texts[1]), _cut(texts[2]))
+    if not found:
+        return f"the data of {run_dir} has changed since: none of its pairs is the same"
+    return found
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} ... ({len(text):,} characters)"
