@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 _MOST_GROUPS, _MOST_DIFFERENCES, _MOST_SUBSETS = 30, 12, 20
+_MOST_SETTINGS, _MOST_OPTIONS, _MOST_VALUE = 4, 20, 24
 _MOST_LABEL = 60
 _WIDE = 96
 """Columns of a terminal from which all are shown."""
@@ -24,6 +26,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
         _ranking(console, groups, main, sizes[main])
     else:
         _seeds(console, comparison, main, sizes[main])
+    _settings(console, comparison)
     _differences(console, comparison)
     _subsets(console, comparison)
     for note in comparison["notes"]:
@@ -71,8 +74,10 @@ def _ranked(groups: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str,
     return sorted(having, key=lambda one: (one["places"][name][0], sign * one["metrics"][name][key]["mean"]))
 
 
-def _table(title: str, columns: Sequence[tuple[str, str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def _table(console: Console, title: str, columns: Sequence[tuple[str, str]]) -> Table:
+    """An empty table under its title, which is printed at once: rich would fold it to the table's width."""
+    _line(console, title, style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for head, side in columns:
         # Only names give way.
         table.add_column(
@@ -87,7 +92,7 @@ def _ranking(console: Console, groups: Sequence[Mapping[str, Any]], name: str, s
     seeds = any(len(one["runs"]) > 1 for one in groups)
     columns = [("Place", "r"), ("Candidate", "name"), *([("Seeds", "r"), ("Sd", "r")] if seeds else []),
                ("Accuracy", "r"), ("95% interval", "r"), ("Loss", "r")]  # fmt: skip
-    table = _table(title, columns)
+    table = _table(console, title, columns)
     ranked = _ranked(groups, name)
     for one in ranked[:_MOST_GROUPS]:
         values = one["metrics"][name]
@@ -111,6 +116,7 @@ def _seeds(console: Console, comparison: Mapping[str, Any], name: str, size: Map
     """The runs of the only candidate."""
     group = comparison["groups"][0]
     table = _table(
+        console,
         f"{name}: {size['num_pairs']:,} pairs of {size['num_prompts']:,} prompts",
         [("Run", "name"), ("Accuracy", "r"), ("95% interval", "r"), ("Loss", "r")],
     )
@@ -129,6 +135,27 @@ def _seeds(console: Console, comparison: Mapping[str, Any], name: str, size: Map
     _line(console)
 
 
+def _settings(console: Console, comparison: Mapping[str, Any]) -> None:
+    """What differs in the configs of a few candidates, and only that."""
+    groups, options = comparison["groups"], [one for one in comparison["options"] if one != "seed"]
+    if not options or not 2 <= len(groups) <= _MOST_SETTINGS:
+        return
+    columns = [("Setting", "name"), *((_letter(place), "r") for place in range(len(groups)))]
+    table = _table(console, "What differs in their configs", columns)
+    for option in options[:_MOST_OPTIONS]:
+        values = [comparison["runs"][one["runs"][0]]["options"].get(option) for one in groups]
+        table.add_row(_plain(option), *(_plain(_short(value)) for value in values))
+    console.print(table)
+    if len(options) > _MOST_OPTIONS:
+        _line(console, f"... and {len(options) - _MOST_OPTIONS} more in compare.json", style="dim")
+    _line(console)
+
+
+def _short(value: Any) -> str:
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= _MOST_VALUE else f"...{shown[3 - _MOST_VALUE :]}"
+
+
 def _differences(console: Console, comparison: Mapping[str, Any]) -> None:
     groups = comparison["groups"]
     whole = [one for one in comparison["comparisons"] if one["subset"] is None]
@@ -137,7 +164,7 @@ def _differences(console: Console, comparison: Mapping[str, Any]) -> None:
     columns = [("Set", "name"), ("Pair", "l"), ("Metric", "l"), ("Difference", "r"), ("95% interval", "r"),
                ("p (Holm)", "r"), ("Detectable", "r"), ("", "l")]  # fmt: skip
     wide = console.width >= _WIDE
-    table = _table("Differences", [one for one in columns if wide or one[0] != "Detectable"])
+    table = _table(console, "Differences", [one for one in columns if wide or one[0] != "Detectable"])
     best = groups.index(_ranked(groups, comparison["set"])[0])
     # Those with the best one first.
     whole.sort(key=lambda one: best not in (one["a"], one["b"]))
@@ -184,6 +211,7 @@ def _subsets(console: Console, comparison: Mapping[str, Any]) -> None:
     a, b = parts[0]["a"], parts[0]["b"]
     rows = [one for one in parts if (one["a"], one["b"]) == (a, b)]
     table = _table(
+        console,
         f"Accuracy of {_letter(b)} minus {_letter(a)} by subset of {comparison['set']}",
         [("Subset", "name"), ("Pairs", "r"), ("Difference", "r"), ("95% interval", "r"), ("p (Holm)", "r"), ("", "l")],
     )
