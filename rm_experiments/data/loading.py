@@ -15,6 +15,7 @@ from rm_experiments.data.formats import PairReader
 from rm_experiments.data.hub import load_hub
 from rm_experiments.data.pairs import PreferencePair
 from rm_experiments.data.sandbox import generate, iter_train
+from rm_experiments.data.sandbox.best_of_n import SandboxAnswers
 from rm_experiments.data.sources import resolve_source
 from rm_experiments.data.table import write_table
 
@@ -69,6 +70,8 @@ def _content(part: Any, key: str, revision: str | None) -> list[str]:
     """What the rows of a file or Hub split depend on, its name included: pairs know where they come from."""
     if isinstance(part, Path):
         return [str(part), file_digest(part)]
+    if isinstance(part, SandboxAnswers):
+        return [repr(part)]
     return [str(part), str(load_hub(part, key, revision)._fingerprint)]
 
 

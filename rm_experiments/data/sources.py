@@ -8,10 +8,11 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from rm_experiments.data.files import READERS, Located, TextFile
 from rm_experiments.data.hub import HubId, read_hub
+from rm_experiments.data.sandbox.best_of_n import SandboxAnswers, answer_rows, is_sandbox_source, sandbox_answers
 from rm_experiments.data.wording import data_error, shown
 from rm_experiments.errors import DataError
 
@@ -31,11 +32,16 @@ class Row(NamedTuple):
     """The row's columns."""
 
 
-def resolve_source(source: str | list[str], key: str) -> list[Path | HubId]:
-    """The files and Hub splits behind `source`, in the order given; globs are sorted. Opens nothing.
+Part: TypeAlias = Path | HubId | SandboxAnswers
+"""One of the things that a source consists of."""
+
+
+def resolve_source(source: str | list[str], key: str) -> list[Part]:
+    """The files, Hub splits and generated rows behind `source`, in the order given; globs are sorted. Opens nothing.
 
     Args:
-        source: a file, a glob, a Hub id with split, or a list of them; relative to the working directory.
+        source: a file, a glob, a Hub id with split, `sandbox:best_of_n`, or a list of them; relative to the working
+            directory.
         key: the setting that holds `source`, such as `data.train`, for messages.
 
     Raises:
@@ -45,10 +51,10 @@ def resolve_source(source: str | list[str], key: str) -> list[Path | HubId]:
     if not specs or not all(isinstance(spec, str) and spec.strip() for spec in specs):
         raise data_error(f"{key}={shown(source)}: must be a file, a glob, a Hub id with split, or a list")
     found: dict[str, str] = {}
-    parts: list[Path | HubId] = []
+    parts: list[Part] = []
     for spec in specs:
         for part in _resolve_one(spec, key):
-            identity = os.path.realpath(part) if isinstance(part, Path) else f"hub:{part}"
+            identity = os.path.realpath(part) if isinstance(part, Path) else f"{type(part).__name__}:{part}"
             if identity in found:
                 by = f"by {found[identity]!r} and by {spec!r}"
                 raise data_error(f"{key}: {part} is reached twice, {by}; name it once in {key}")
@@ -87,11 +93,13 @@ def read_rows(
             raise data_error(f"{key}={part} has no rows; name another file or split in {key}")
 
 
-def _resolve_one(spec: str, key: str) -> list[Path | HubId]:
+def _resolve_one(spec: str, key: str) -> list[Part]:
     path = os.path.expanduser(spec)
     # A file that is really there wins over what its name would mean as a glob or as a Hub id.
     if os.path.lexists(path):
         return [_checked(path, key)]
+    if is_sandbox_source(spec):
+        return [sandbox_answers(spec, key)]
     if match := _HUB_ID.fullmatch(spec):
         return [HubId(match[1], match[2], match[3])]
     if any(character in path for character in "*?["):
@@ -141,8 +149,10 @@ def _missing(spec: str, path: str, key: str) -> DataError:
     return data_error(f"{key}={spec}: {reason}{hint}")
 
 
-def _read(part: Path | HubId, name: str, key: str, revision: str | None) -> Located:
+def _read(part: Part, name: str, key: str, revision: str | None) -> Located:
     if isinstance(part, HubId):
         return read_hub(part, key, revision)
+    if isinstance(part, SandboxAnswers):
+        return answer_rows(part, key)
     suffix = part.name.lower().removesuffix(".gz").rpartition(".")[2]
     return READERS[suffix](TextFile(part, name, key))

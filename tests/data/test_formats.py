@@ -875,3 +875,52 @@ def test_turns_of_answers_that_do_not_repeat_the_prompt_stay_theirs(tmp_path: Pa
     row = {"prompt": "q", "chosen": turns("a", "b")[1:] + turns("x", "good"), "rejected": [assistant("bad")]}
     (found,), _ = read(tmp_path / "x.jsonl", [row])
     assert (found.prompt, len(found.chosen), len(found.rejected)) == ("q", 3, 1)
+
+
+def test_best_of_n_names_every_response_once() -> None:
+    row = {"id": "x", "prompt": "hi", "responses": ["a", "b", "c", "d"], "scores": [1, 2.5, -1, 2.5], "subset": "s"}
+    common: dict[str, Any] = {"weight": 1 / 3, "subset": "s"}
+
+    assert convert_all(row, "best_of_n") == [
+        pair("hi", "b", "a", id="x-b1o0", margin=1.5, **common),
+        pair("hi", "b", "c", id="x-b1o2", margin=3.5, **common),
+        pair("hi", "b", "d", id="x-b1o3", margin=0.0, label=0.5, **common),
+    ]
+    # Without an own id the row's number; a column of margins has no say; also a single pair names its responses.
+    row = {"prompt": "hi", "margin": 7, "responses": [{"text": "a"}, {"text": "b"}], "scores": [0, 1]}
+    assert convert_all(row, "best_of_n") == [pair("hi", "b", "a", id="4-b1o0", margin=1.0)]
+    row = {"question": "hi", "answers": [[A], [B]], "gold": [3, 3]}
+    assert convert_all(row, "best_of_n", scores="gold") == [pair("hi", [A], [B], id="4-b0o1", margin=0.0, label=0.5)]
+
+
+NOT_BEST_OF_N = {
+    "no list": (
+        {"responses": "a", "scores": [1]},
+        "column 'responses' is the text 'a'; it must be a list of responses",
+    ),
+    "a message list": ({"responses": [HI, A], "scores": [1, 2]}, "it must be a list of responses"),
+    "too few scores": (
+        {"responses": ["a", "b"], "scores": [1]},
+        "column 'scores' has 1 items; it must be a list of as many numbers as 'responses' has responses",
+    ),
+    "one number": ({"responses": ["a", "b"], "scores": 1}, "column 'scores' is the number 1; it must be a list of as"),
+    "a null score": (
+        {"responses": ["a", "b"], "scores": [1, None]},
+        "column 'scores[1]' is null; every response needs",
+    ),
+    "a text": ({"responses": ["a", "b"], "scores": [1, "x"]}, "column 'scores[1]' is the text 'x'; a score must be"),
+    "a null response": ({"responses": ["a", None], "scores": [1, 2]}, "column 'responses[1]' is null; it must be text"),
+    "no scores": ({"responses": ["a", "b"]}, "column 'scores' is missing"),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), NOT_BEST_OF_N.values(), ids=NOT_BEST_OF_N)
+def test_best_of_n_needs_a_score_of_every_response(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        convert_all({"prompt": "hi", **row}, "best_of_n")
+
+
+@pytest.mark.parametrize("found", [None, [], ["a"]])
+def test_one_response_is_nothing_to_choose_from(found: Any) -> None:
+    with pytest.raises(NoPreference, match=r"^fewer than two responses$"):
+        convert_all({"prompt": "hi", "responses": found, "scores": [1]}, "best_of_n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,19 @@ CASES: dict[str, tuple[str, list[dict[str, Any]], list[PreferencePair]]] = {
         [{"text_chosen": [HI, A], "text_rejected": [HI, B], "id": 940, "domain": "level-3"}],
         [pair([HI], [A], [B], id="940", subset="level-3")],
     ),
+    "hhh_alignment": (
+        "hhh_alignment",
+        [
+            {"input": "hi", "targets": {"choices": ["a", "b"], "labels": labels}, "subset": "honest"}
+            for labels in ([1, 0], [0, 1])
+        ],
+        [pair("hi", "a", "b", subset="honest"), pair("hi", "b", "a", subset="honest", id="1")],
+    ),
+    "hhh_alignment of BIG-bench": (
+        "hhh_alignment",
+        [{"input": "hi", "target_scores": {"a": 0, "b": 1}}],
+        [pair("hi", "b", "a")],
+    ),
     "prometheus_hhh": (
         "prometheus_hhh",
         [{
@@ -315,6 +329,36 @@ CASES: dict[str, tuple[str, list[dict[str, Any]], list[PreferencePair]]] = {
         "llmbar",
         [{"input": "hi", "output_1": "a", "output_2": "b", "label": label} for label in (1, 2)],
         [pair("hi", "a", "b", chosen_first=True), pair("hi", "b", "a", chosen_first=False, id="1")],
+    ),
+    "llmbar with its set": (
+        "llmbar",
+        [{"input": "hi", "output_1": "a", "output_2": "b", "label": 2, "subset": "Adversarial/Manual", "id": "m-1"}],
+        [pair("hi", "b", "a", chosen_first=False, subset="Adversarial/Manual", id="m-1")],
+    ),
+    "ppe": (
+        "ppe",
+        [
+            {
+                "question_id": f"q{number}", "model_a": "m", "model_b": "n", "winner": winner, "judge": "j",
+                "prompt": "hi", "response_1": "a", "response_2": "b", "language": "English", "is_code": False,
+            }
+            for number, winner in enumerate(("model_a", "model_b", "tie", "tie (bothbad)"))
+        ],
+        [
+            pair("hi", "a", "b", chosen_first=True, id="q0"), pair("hi", "b", "a", chosen_first=False, id="q1"),
+            pair("hi", "a", "b", label=0.5, id="q2"), pair("hi", "a", "b", label=0.5, id="q3"),
+        ],
+    ),
+    "ppe_best_of_k": (
+        "ppe_best_of_k",
+        [{
+            "question_id": "q0", "prompt": "hi", "category": "law", "scores": [False, True, True],
+            "sampled_conflict_pairs": [[0, 1]], "response_1": "a", "response_2": "b", "response_3": "c",
+        }],
+        [
+            pair("hi", "b", "a", margin=1.0, weight=1 / 2, id="0-b1o0"),
+            pair("hi", "b", "c", margin=0.0, weight=1 / 2, label=0.5, id="0-b1o2"),
+        ],
     ),
     "offsetbias": (
         "offsetbias",
@@ -590,3 +634,35 @@ def test_a_json_object_of_lists_is_read_as_subsets(tmp_path: Path) -> None:
     path.write_text(json.dumps({"length": [row], "empty": [row]}))
     _, report = read_pairs(str(path), "data.train", "auto", ColumnsConfig())
     assert (report.format, report.subsets) == ("pairwise", {"length": 1, "empty": 1})
+
+
+HHH = "they must be two choices, one of label 1 and one of 0"
+BAD_ROWS = {
+    "hhh_alignment": [
+        ({"input": "hi", "targets": {"choices": ["a", "b", "c"], "labels": [1, 0, 0]}}, HHH),
+        ({"input": "hi", "targets": {"choices": ["a", "b"], "labels": [1, 1]}}, HHH),
+        ({"input": "hi", "targets": {"choices": ["a"], "labels": [1, 0]}}, HHH),
+        ({"input": "hi", "targets": "a"}, HHH),
+        ({"input": "hi", "target_scores": {"a": 1, "b": 0, "c": 0}}, HHH),
+        ({"input": "hi"}, "column 'target_scores' is missing"),
+    ],
+    "ppe_best_of_k": [
+        ({"prompt": "hi", "scores": [True], "response_1": "a"}, "it must be a list of two or more booleans"),
+        ({"prompt": "hi", "scores": [True, None], "response_1": "a"}, "it must be a list of two or more booleans"),
+        ({"prompt": "hi", "scores": [True, False], "response_1": "a"}, "column 'response_2' is missing"),
+        (
+            {"prompt": "hi", "scores": [True, False], **{f"response_{one}": "a" for one in (1, 2, 3)}},
+            "'scores' has 2 items, but there are more responses",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "message"), [(name, row, message) for name, found in BAD_ROWS.items() for row, message in found]
+)
+def test_a_row_of_a_benchmark_that_is_something_else_is_refused(
+    tmp_path: Path, format: str, row: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        read(tmp_path / "x.jsonl", [row], format)

@@ -10,6 +10,7 @@ from itertools import groupby
 
 from rm_experiments.config.data_schema import ColumnsConfig
 from rm_experiments.data.formats.base import Format
+from rm_experiments.data.formats.best_of_n import best_of_n
 from rm_experiments.data.formats.cells import NoPreference, RowCells, setting_beside
 from rm_experiments.data.formats.columns import Columns
 from rm_experiments.data.formats.datasets import DATASETS
@@ -38,6 +39,8 @@ LAYOUTS: dict[str, Format] = {
         source="https://huggingface.co/datasets/Anthropic/hh-rlhf, arXiv:2204.05862",
     ),
     "best_of": Format(read=best_of, recognises=is_best_of),
+    # Never recognised: rows like these are training data too, of which all pairs are wanted.
+    "best_of_n": Format(read=best_of_n),
     "pairwise": Format(read=pairwise, names={"score_a": (), "score_b": ()}, recognises=is_pairwise),
     "responses": Format(read=responses, recognises=is_responses),
     "pointwise": Format(read_group=pointwise, group_key=prompt_key, names=POINTWISE_NAMES, recognises=is_pointwise),

@@ -188,6 +188,40 @@ def prometheus_hhh(cells: RowCells) -> list[PreferencePair]:
     return [cells.pair(turns if several else prompt, chosen, rejected)]
 
 
+def hhh_alignment(cells: RowCells) -> list[PreferencePair]:
+    """HHH Alignment: `targets` holds two choices and their labels, 1 of the better one and 0 of the other; in
+    BIG-bench's own files `target_scores` is an object of the same."""
+    targets = cells.row.values.get("targets")
+    if targets is None:
+        scores = cells.column("target_scores")
+        targets = {"choices": list(scores), "labels": list(scores.values())} if isinstance(scores, dict) else scores
+    choices = targets.get("choices") if isinstance(targets, dict) else None
+    labels = targets.get("labels") if isinstance(targets, dict) else None
+    if not isinstance(choices, list) or labels not in ([0, 1], [1, 0]) or len(choices) != 2:
+        raise cells.error(
+            f"the targets are {described(targets)}; they must be two choices, one of label 1 and one of 0"
+        )
+    answers = [cells.text(f"targets.choices[{place}]", one) for place, one in enumerate(choices)]
+    better = labels.index(1)
+    return [cells.pair(cells.prompt() or "", answers[better], answers[1 - better])]
+
+
+def is_hhh_alignment(cells: RowCells) -> bool:
+    """Whether the row is an input with targets, or with BIG-bench's target scores."""
+    values = cells.row.values
+    if "input" not in values:
+        return False
+    targets = values.get("targets")
+    return (isinstance(targets, dict) and targets.keys() == {"choices", "labels"}) or isinstance(
+        values.get("target_scores"), dict
+    )
+
+
+def is_llmbar(cells: RowCells) -> bool:
+    """Whether the row has LLMBar's four columns; its subset or an id may have been added."""
+    return cells.row.values.keys() - {"subset", "id"} == {"input", "output_1", "output_2", "label"}
+
+
 def ms_swift(cells: RowCells) -> list[PreferencePair]:
     """ms-swift: `messages` is the preferred dialogue; `rejected_response` another last turn, or `rejected_messages`
     another dialogue."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rm_experiments.data.formats import adapters
 from rm_experiments.data.formats.base import Format, has
+from rm_experiments.data.formats.best_of_n import ppe_best_of_k
 from rm_experiments.data.formats.columns import Labels
 from rm_experiments.data.formats.dialogues import extra_ids, human_assistant_prompt
 from rm_experiments.data.formats.kwise import best_of, pointwise, prompt_key, responses
@@ -77,6 +78,12 @@ CHOSEN_REJECTED: dict[str, Format] = {
         names={"chosen": "chosen_instruction", "rejected": "rejected_instruction", "subset": "source"},
         recognises=has("source", "chosen_instruction", "rejected_instruction", only=True),
         source="https://github.com/prometheus-eval/prometheus-eval (HHH Alignment, arXiv:2112.00861)",
+    ),
+    "hhh_alignment": Format(
+        read=adapters.hhh_alignment,
+        names={"prompt": "input"},
+        recognises=adapters.is_hhh_alignment,
+        source=f"{_HUB}/HuggingFaceH4/hhh_alignment, BIG-bench hhh_alignment, arXiv:2112.00861",
     ),
     "ms_swift": Format(
         read=adapters.ms_swift,
@@ -179,8 +186,15 @@ LABELLED: dict[str, Format] = {
         read=pairwise,
         names={"prompt": "input", "response_a": "output_1", "response_b": "output_2"},
         labels=_ONE_TWO,
-        recognises=has("input", "output_1", "output_2", "label", only=True),
+        recognises=adapters.is_llmbar,
         source="https://github.com/princeton-nlp/LLMBar, arXiv:2310.07641",
+    ),
+    "ppe": Format(
+        read=pairwise,
+        names={"response_a": "response_1", "response_b": "response_2", "label": "winner", "id": "question_id"},
+        labels=Labels(first=("model_a",), second=("model_b",), tie=("tie (bothbad)",)),
+        recognises=has("question_id", "model_a", "model_b", "winner", "prompt", "response_1", "response_2"),
+        source=f"{_HUB}/lmarena-ai/PPE-Human-Preference-V1, arXiv:2410.14872",
     ),
     "offsetbias": Format(
         read=pairwise,
@@ -273,6 +287,13 @@ RATED: dict[str, Format] = {
         group_key=adapters.steerlm_prompt,
         recognises=adapters.is_nemo_aligner_steerlm,
         source="https://github.com/NVIDIA/NeMo-Aligner/tree/main/examples/nlp/data/steerlm",
+    ),
+    "ppe_best_of_k": Format(
+        read=ppe_best_of_k,
+        # A question occurs once per model that answered it, so the row's number is its id.
+        names={"id": ()},
+        recognises=has("question_id", "prompt", "scores", "response_1", "response_2"),
+        source=f"{_HUB}/lmarena-ai/PPE-MMLU-Pro-Best-of-K and four others, arXiv:2410.14872",
     ),
     "qa_feedback": Format(
         read=adapters.qa_feedback,

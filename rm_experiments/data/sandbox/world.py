@@ -115,17 +115,21 @@ def _texts(config: SandboxConfig, dice: Dice, held_out: bool) -> Iterator[tuple[
             task = TASKS[name]
             while True:
                 prompt, answer = task.make(dice, words)
-                # A tenth of all prompts, by their text, belongs to the evaluation set.
-                if (zlib.crc32(prompt.encode()) % 10 == 0) != held_out:
+                if is_held_out(prompt) != held_out:
                     continue
                 first, second = answer(), answer()
                 if first != second and _close_enough(config.difficulty, dice, prompt, first, second):
                     break
             if config.sequence_length:
-                prompt = _padded(dice, prompt, config.sequence_length, closed=True)
-                first = _padded(dice, first, config.sequence_length, task.closed)
-                second = _padded(dice, second, config.sequence_length, task.closed)
+                prompt = padded(dice, prompt, config.sequence_length, closed=True)
+                first = padded(dice, first, config.sequence_length, task.closed)
+                second = padded(dice, second, config.sequence_length, task.closed)
             yield name, prompt, first, second
+
+
+def is_held_out(prompt: str) -> bool:
+    """Whether a prompt belongs to the tenth of all, by their text, that no world trains on."""
+    return zlib.crc32(prompt.encode()) % 10 == 0
 
 
 def _close_enough(difficulty: float, dice: Dice, prompt: str, first: str, second: str) -> bool:
@@ -136,7 +140,7 @@ def _close_enough(difficulty: float, dice: Dice, prompt: str, first: str, second
     return dice.random() < float((1 - difficulty) ** (2 * difference))
 
 
-def _padded(dice: Dice, text: str, length: int, closed: bool) -> str:
+def padded(dice: Dice, text: str, length: int, closed: bool) -> str:
     """`text` with neutral sentences around it, or before it if `closed`: `length` words on average, give or take half.
 
     A text of capitals gets capitals.
