@@ -121,6 +121,12 @@ class SandboxConfig:
     """Seed of the generated texts and labels, apart from `seed`, so that seeds can be compared on the same data."""
 
 
+BENCHMARK_NAMES = (
+    "best_of_n", "hhh", "judge_bench", "llmbar", "ppe", "reward_bench", "reward_bench_2", "rm_bench",
+)  # fmt: skip
+"""Names of the rules in `rm_experiments.evaluation.benchmarks`."""
+
+
 @dataclass(kw_only=True)
 class EvalSetConfig:
     """A further evaluation set with a name of its own."""
@@ -133,6 +139,9 @@ class EvalSetConfig:
     """As `data.columns`."""
     revision: str | None = None
     """As `data.revision`."""
+    benchmark: str | None = None
+    """The published rule that scores the set beside its metrics: `best_of_n`, `hhh`, `judge_bench`, `llmbar`, `ppe`,
+    `reward_bench`, `reward_bench_2`, `rm_bench`; null: none."""
 
 
 @dataclass(kw_only=True)

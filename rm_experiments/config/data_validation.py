@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rm_experiments.config.data_schema import SANDBOX_TASKS, Audit, ColumnsConfig, DataConfig
+from rm_experiments.config.data_schema import BENCHMARK_NAMES, SANDBOX_TASKS, Audit, ColumnsConfig, DataConfig
 from rm_experiments.config.rules import (
     POSITIVE,
     WHOLE,
@@ -156,10 +156,15 @@ def _entries(section: str, entries: dict[str, Any]) -> Iterator[tuple[str, Any]]
 
 
 def _eval_sets(data: DataConfig) -> None:
-    for name, _ in _entries("data.eval_sets", data.eval_sets):
+    for name, one in _entries("data.eval_sets", data.eval_sets):
         shifted = name == "shifted" and data.sandbox is not None
         if name in ("eval", "train") or shifted:
             raise refuse("data.eval_sets", name, "is the name of a split; choose another name")
+        if one.benchmark is not None and one.benchmark not in BENCHMARK_NAMES:
+            key = f"data.eval_sets.{name}.benchmark"
+            near = difflib.get_close_matches(one.benchmark, BENCHMARK_NAMES, n=1)
+            remedy = f"{key}={near[0]}" if near else None
+            raise refuse(key, one.benchmark, f"allowed are {', '.join(BENCHMARK_NAMES)}, or null", remedy)
 
 
 def _mixture(data: DataConfig) -> None:

@@ -28,8 +28,9 @@ from rm_experiments.data.templates import prepare_tokenizer, shows
 from rm_experiments.data.tokenization import summary, tokenize_split
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import ConfigError, DataError
+from rm_experiments.evaluation.benchmarks import benchmark_of, set_metrics
 from rm_experiments.evaluation.evaluate import objective_of
-from rm_experiments.evaluation.metrics import metrics, prefixed
+from rm_experiments.evaluation.metrics import prefixed
 from rm_experiments.evaluation.records import make_records
 from rm_experiments.modeling.reward_model import load_model_config, max_positions
 from rm_experiments.modeling.tokenizer import load_tokenizer, train_tokenizer
@@ -165,7 +166,8 @@ def _check_metric_names(config: RunConfig, evaluation: dict[str, TokenizedPairs]
     for name, pairs in evaluation.items():
         # Any rewards will do: only the names are looked at.
         records = make_records(pairs, np.arange(2.0 * len(pairs)) ** 2)
-        names = prefixed(metrics(records, objective_of(config.loss), resamples=1), None if name == "eval" else name)
+        values = set_metrics(records, objective_of(config.loss), benchmark_of(config.data, name), resamples=1)
+        names = prefixed(values, None if name == "eval" else name)
         clash = sorted(known & names.keys())
         if clash:
             raise ConfigError(

@@ -14,8 +14,9 @@ import torch
 from rm_experiments.config.schema import FinalModel, Mode, RunConfig
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import TrainingError
+from rm_experiments.evaluation.benchmarks import benchmark_of, set_metrics
 from rm_experiments.evaluation.evaluate import evaluate, objective_of
-from rm_experiments.evaluation.metrics import metrics, prefixed
+from rm_experiments.evaluation.metrics import prefixed
 from rm_experiments.evaluation.records import Records, read_records, write_records
 from rm_experiments.evaluation.schedule import evaluation_steps
 from rm_experiments.launch.signals import StopRequest
@@ -181,7 +182,7 @@ class Session:
         self.latest = {}
         for name in self.evaluation:
             records = read_records(self._records_path(step, name))
-            self._keep(name, records, metrics(records, objective))
+            self._keep(name, records, set_metrics(records, objective, benchmark_of(self.config.data, name)))
 
     def _records_path(self, step: int, name: str) -> Path:
         return self.artifacts.run_dir.path / "eval" / f"step_{step:08d}" / f"{name}.parquet"
@@ -252,7 +253,7 @@ class Session:
                 raise TrainingError(
                     f"step {self.step}: {len(bad)} pairs of {name} have rewards that are not finite (row {bad[0]})"
                 )
-            self._keep(name, records, metrics(records, objective))
+            self._keep(name, records, set_metrics(records, objective, benchmark_of(self.config.data, name)))
             if self._main:
                 write_records(records, self._records_path(self.step, name))
         self.evaluated_step = step = self.step

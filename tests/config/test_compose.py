@@ -49,6 +49,8 @@ NEEDED = {
     "data/mixture": ["+data.mixture.a=x"],
     "adapter/lora": ["model=pretrained", "model.name_or_path=x"],
     "benchmark/llmbar": ["data.eval_sets.llmbar.source=x"],
+    "benchmark/hhh": ["data.eval_sets.hhh.source=x"],
+    "benchmark/best_of_n": ["data.eval_sets.best_of_n.source=x"],
 }
 
 
@@ -184,6 +186,16 @@ def test_several_benchmarks_are_combined() -> None:
     assert sources == {"llmbar": "l.jsonl", "reward_bench": "allenai/reward-bench:filtered"}
 
 
+def test_every_benchmark_names_its_rule_and_every_rule_has_a_set() -> None:
+    rules = {
+        one["benchmark"]
+        for path in (CONF / "benchmark").glob("*.yaml")
+        for one in yaml.safe_load(path.read_text(encoding="utf-8"))["eval_sets"].values()
+    }
+
+    assert rules == set(data_schema.BENCHMARK_NAMES)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -217,7 +229,8 @@ ROUND_TRIPS = {
     ],
     "own data": [
         "data=local", "data.train=[a.jsonl,'b*.csv']", "data.eval=org/name:test", "data.columns.prompt=question",
-        "+data.eval_sets.bare=x.jsonl", "+data.eval_sets.full={source:[y],columns:{margin:m}}",
+        "+data.eval_sets.bare=x.jsonl",
+        "+data.eval_sets.full={source:[y],columns:{margin:m},benchmark:ppe}",
         "data.overlength=drop", "data.max_length=77",
     ],
     "experiment": ["experiment=sandbox_label_noise", "debug=overfit"],

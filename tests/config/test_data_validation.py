@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rm_experiments.config.compose import config_yaml, load_config_yaml
-from rm_experiments.config.data_schema import Audit, MixturePartConfig
+from rm_experiments.config.data_schema import BENCHMARK_NAMES, Audit, MixturePartConfig
 from rm_experiments.config.data_validation import AUDIT_KINDS, is_template_variable, label_key
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import ConfigError
@@ -65,6 +65,11 @@ REFUSED: dict[str, str] = {
         "data.columns.tie=[None]: must be a list of texts, numbers or booleans",
     f"{LOCAL} data.columns.tie=[[1]]":
         "data.columns.tie=[[1]]: must be a list of texts, numbers or booleans",
+    "+data.eval_sets.a={source:x,benchmark:llmba}":
+        f"data.eval_sets.a.benchmark=llmba: allowed are {', '.join(BENCHMARK_NAMES)}, or null; "
+        "try data.eval_sets.a.benchmark=llmbar",
+    "+data.eval_sets.a={source:x,benchmark:xyz}":
+        f"data.eval_sets.a.benchmark=xyz: allowed are {', '.join(BENCHMARK_NAMES)}, or null",
     "+data.eval_sets.shifted=x": "data.eval_sets=shifted: is the name of a split; choose another name",
     "data.sandbox.ties=-1": "data.sandbox.ties=-1.0: must be a finite number, at least 0",
     "data.sandbox.contradictions=1.5": "data.sandbox.contradictions=1.5: must be 0 to 1",
