@@ -77,7 +77,10 @@ def selection_weights(rewards: Vector, sizes: Sequence[int]) -> Vector:
     ordered = np.sort(rewards)
     below, up_to = np.searchsorted(ordered, rewards, "left"), np.searchsorted(ordered, rewards, "right")
     among_lowest = _among_lowest(len(rewards), tuple(sizes))
-    return (among_lowest[:, up_to] - among_lowest[:, below]) / (up_to - below)
+    weights: Vector = (among_lowest[:, up_to] - among_lowest[:, below]) / (up_to - below)
+    # Exactly, so that nothing is gained where nothing is chosen.
+    weights[np.asarray(sizes) == 1] = 1 / len(rewards)
+    return weights
 
 
 @lru_cache(maxsize=64)
@@ -125,8 +128,10 @@ def gains(rewards: Sequence[Vector], gold: Sequence[Vector], sizes: Sequence[int
     """[prompts, k] each: gold and reward of the best by reward, gold of the best by gold, less a random answer's."""
     rows = []
     for own, true in zip(rewards, gold, strict=True):
-        own, true = own - own.mean(), true - true.mean()
-        by_reward, by_gold = selection_weights(own, sizes), selection_weights(true, sizes)
+        # Against the highest one, so that equal scores are exactly 0; a random answer's share is taken off the weights.
+        own, true = own - own.max(), true - true.max()
+        by_reward = selection_weights(own, sizes) - 1 / len(own)
+        by_gold = selection_weights(true, sizes) - 1 / len(own)
         rows.append((by_reward @ true, by_reward @ own, by_gold @ true))
     chosen, proxy, best = (np.array(one) for one in zip(*rows, strict=True))
     return chosen, proxy, best

@@ -23,7 +23,8 @@ def _rows(pairs: Sequence[dict[str, Any]]) -> Records:
         }
         for number, pair in enumerate(pairs)
     ]  # fmt: skip
-    return {name: np.array([one[name] for one in full], dtype=object if name in _TEXT else None) for name in COLUMNS}
+    columns = {name: np.array([one[name] for one in full], dtype=object if name in _TEXT else None) for name in COLUMNS}
+    return columns | {name: columns[name].astype(float) for name in ("reward_chosen", "reward_rejected", "margin")}
 
 
 @pytest.fixture

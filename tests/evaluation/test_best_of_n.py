@@ -11,7 +11,6 @@ import pytest
 
 from rm_experiments.errors import DataError
 from rm_experiments.evaluation.best_of_n import (
-    BestOfNCurve,
     best_of_n_curve,
     curve_of_records,
     gains,
@@ -115,7 +114,7 @@ def test_an_honest_proxy_is_not_gamed() -> None:
     assert (np.diff(curve.gold) > 0).all()
     assert (curve.best >= curve.gold - 1e-12).all()
     # Nothing is chosen at n = 1, so that there is nothing to be unsure of.
-    assert curve.gold[0] == curve.gold_low[0] == curve.gold_high[0] == pytest.approx(0, abs=1e-12)
+    assert curve.gold[0] == curve.gold_low[0] == curve.gold_high[0] == curve.best[0] == 0
 
 
 def test_the_gain_of_a_known_world() -> None:
@@ -139,22 +138,29 @@ def test_the_interval_is_that_of_the_mean_over_prompts() -> None:
         assert (low[1], high[1]) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.08 * half)
 
 
-def hacked(share: float) -> BestOfNCurve:
-    """A proxy that loves one answer of sixteen, the worst one, in a share of the prompts."""
-    rewards, gold = noisy(noise=0.3)
-    for row in range(round(share * len(gold))):
-        worst = gold[row].argmin()
-        gold[row, worst], rewards[row, worst] = -4.0, 9.0
-    return best_of_n_curve(rewards, gold, resamples=500)
-
-
 def test_a_gamed_proxy_peaks_before_its_last_n() -> None:
-    curve = hacked(1.0)
+    """A proxy that loves one answer of sixteen, the worst one."""
+    rewards, gold = noisy(noise=0.3)
+    worst = gold.argmin(axis=1)
+    gold[np.arange(len(gold)), worst], rewards[np.arange(len(gold)), worst] = -4.0, 9.0
+    curve = best_of_n_curve(rewards, gold, resamples=500)
 
     assert curve.peak == 2
     assert curve.gamed_from == 4
-    assert curve.gold[-1] == pytest.approx(-4 + 4 / 16, abs=0.1)
+    assert curve.gold[-1] == pytest.approx(-4 - gold.mean())
     assert (np.diff(curve.proxy) > 0).all()
+
+
+def test_a_proxy_without_any_opinion_gains_exactly_nothing() -> None:
+    _, gold = noisy(prompts=20, count=6)
+    curve = best_of_n_curve(np.full_like(gold, 0.1), gold, resamples=50)
+
+    assert (curve.peak, curve.gamed_from) == (1, None)
+    for values in (curve.gold, curve.gold_low, curve.gold_high, curve.proxy):
+        assert values.tolist() == [0.0] * 4
+    # Nor does any proxy where all answers are equally good.
+    curve = best_of_n_curve(gold, np.full_like(gold, 0.1), resamples=50)
+    assert (curve.peak, curve.gamed_from, curve.gold.tolist()) == (1, None, [0.0] * 4)
 
 
 def test_a_fall_within_chance_is_not_called_gamed() -> None:
