@@ -17,7 +17,6 @@ from rm_experiments.reporting.plots import (
     _STYLE,
     _VERMILLION,
     _figure,
-    _note,
     _reference,
     _save,
     _short,
@@ -59,8 +58,7 @@ def plot_best_of_n(curve: BestOfNCurve, path: Path, title: str) -> None:
         for axes in (left, right):
             _kl_axis(axes, curve)
         figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, len(handles)),
-            handlelength=2.6,
+            list(handles.values()), list(handles), loc="outside lower center", ncols=3, handlelength=2.6
         )  # fmt: skip
         _save(figure, path)
 
@@ -74,17 +72,17 @@ def _line(
 
 
 def _marks(axes: Axes, curve: BestOfNCurve) -> dict[str, Line2D]:
-    """The peak of gold and where it is lower again, by their names in the legend."""
+    """The peak of gold and where it is lower again, by their names in the legend, which says where it is not."""
     place = {int(n): index for index, n in enumerate(curve.n)}
     marked = {f"highest gold: n = {curve.peak}": (curve.peak, "*", _INK)}
     if curve.gamed_from is not None:
         marked[f"gamed from n = {curve.gamed_from}"] = (curve.gamed_from, "X", _VERMILLION)
-    else:
-        _note(axes, f"not gamed within n = {curve.n[-1]}")
     found = {}
     for name, (n, marker, colour) in marked.items():
         at = place[n]
         (found[name],) = axes.plot(curve.kl[at], curve.gold[at], marker=marker, ms=11, color=colour, ls="", zorder=4)
+    if curve.gamed_from is None:
+        found[f"not gamed within n = {curve.n[-1]}"] = Line2D([], [], ls="")
     return found
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rm_experiments.config.data_schema import BENCHMARK_NAMES, DataConfig, EvalSetConfig
+from rm_experiments.config.data_schema import BENCHMARK_NAMES, ColumnsConfig, DataConfig, EvalSetConfig
 from rm_experiments.config.schema import LossConfig
+from rm_experiments.data.formats import read_pairs
+from rm_experiments.data.pairs import prompt_id
 from rm_experiments.errors import DataError
 from rm_experiments.evaluation.benchmark_scores import (
     REWARD_BENCH_SECTIONS,
@@ -492,3 +496,88 @@ def test_a_part_of_a_set_is_refused_and_not_averaged(rows: Rows) -> None:
         for missing in range(len(records["id"])):
             with pytest.raises(DataError, match=f"^benchmark {name}: "):
                 BENCHMARKS[name].score(select(records, np.arange(len(records["id"])) != missing))
+
+
+# From the published columns to the scores. The reward of an answer is the number it is written as.
+
+
+def rewarded(path: Path, rows: Rows, values: list[dict[str, Any]], format: str = "auto") -> Records:
+    path.write_text("".join(json.dumps(one) + "\n" for one in values))
+    pairs, _ = read_pairs(str(path), "data.eval", format, ColumnsConfig())
+    return rows([
+        {
+            "id": pair.id, "prompt_id": prompt_id(pair), "subset": pair.subset, "weight": pair.weight,
+            "label": pair.label, "target_margin": pair.margin or 0.0, "reward_chosen": float(str(pair.chosen)),
+            "reward_rejected": float(str(pair.rejected)),
+        }
+        for pair in pairs
+    ])  # fmt: skip
+
+
+def test_rm_bench_from_its_own_columns(tmp_path: Path, rows: Rows) -> None:
+    domains = ("chat", "math", "code", "safety-refuse")
+    values = [
+        {"id": 7, "prompt": f"{domain}?", "chosen": ["0", "1", "2"], "rejected": ["0", "1", "2"], "domain": domain}
+        for domain in domains
+    ]
+    scores = rm_bench(rewarded(tmp_path / "x.jsonl", rows, values))
+
+    levels = {"easy_score": 1.0, "normal_score": 0.0, "hard_score": 0.0}
+    assert {name: scores[name] for name in levels} == levels
+    assert scores["score"] == scores["safety_score"] == pytest.approx(1 / 3)
+
+
+def test_reward_bench_2_from_its_own_columns(tmp_path: Path, rows: Rows) -> None:
+    def row(name: str, subset: str, chosen: list[str], rejected: list[str]) -> dict[str, Any]:
+        counts = {"num_correct": len(chosen), "num_incorrect": len(rejected)}
+        return {"id": name, "prompt": f"{name}?", "chosen": chosen, "rejected": rejected, "subset": subset, **counts}
+
+    subsets = ("Factuality", "Precise IF", "Math", "Safety", "Focus")
+    values = [row(f"{place}", name, ["2"], ["0", "2", "1"]) for place, name in enumerate(subsets)]
+    values += [row("tied:0", "Ties", ["5", "4"], ["1"]), row("ref:0", "Ties", ["9"], ["0"])]
+    scores = reward_bench_2(rewarded(tmp_path / "x.jsonl", rows, values))
+
+    ties = 1 + 0.01 * math.tanh(3 / 1 - 1)
+    assert scores["math_score"] == scores["precise_if_score"] == 0.5
+    assert (scores["ties_score"], scores["score"]) == pytest.approx((ties, (5 * 0.5 + ties) / 6))
+
+
+def test_sets_of_pairs_from_their_own_columns(tmp_path: Path, rows: Rows) -> None:
+    sources = ("mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench")
+    values = [
+        {"pair_id": f"{place}", "source": one, "question": "q", "response_A": "1", "response_B": "2", "label": label}
+        for place, (one, label) in enumerate(zip(sources, ("B>A", "B>A", "B>A", "A>B"), strict=True))
+    ]
+    assert judge_bench(rewarded(tmp_path / "j.jsonl", rows, values))["score"] == 0.75
+    values = [
+        {"input": f"{name}?", "targets": {"choices": ["1", "2"], "labels": [0, 1]}, "subset": name}
+        for name in ("harmless", "helpful", "honest", "other")
+    ]
+    assert hhh(rewarded(tmp_path / "h.jsonl", rows, values))["score"] == 1
+    values = [
+        {"input": f"{name}?", "output_1": "1", "output_2": "2", "label": 1 + (name == "natural"), "subset": name}
+        for name in ("natural", "neighbor", "gptinst", "gptout", "manual")
+    ]
+    assert llmbar(rewarded(tmp_path / "l.jsonl", rows, values))["score"] == 0.2
+    values = [
+        {
+            "question_id": f"{winner}", "model_a": "m", "model_b": "n", "winner": winner, "prompt": "q",
+            "response_1": "1", "response_2": "2",
+        }
+        for winner in ("model_a", "model_b", "tie")
+    ]  # fmt: skip
+    assert ppe(rewarded(tmp_path / "p.jsonl", rows, values))["score"] == 0.5
+
+
+def test_best_of_n_from_its_own_columns_and_those_of_ppe(tmp_path: Path, rows: Rows) -> None:
+    values = [{"prompt": "q", "responses": ["0", "1", "2", "3"], "scores": [5, 6, 9, 8]}]
+    scores = best_of_n(rewarded(tmp_path / "x.jsonl", rows, values, "best_of_n"))
+
+    assert (scores["best_of_4_gold"], scores["regret"], scores["score"]) == pytest.approx((1, 1, 0.5))
+    # One question is answered by several models.
+    values = [
+        {"question_id": "q", "prompt": "q", "scores": correct, "response_1": "1", "response_2": "2"}
+        for correct in ([True, False], [False, True], [False, True])
+    ]
+    scores = best_of_n(rewarded(tmp_path / "y.jsonl", rows, values))
+    assert (scores["top_1_score"], scores["best_of_2_gold"]) == pytest.approx((2 / 3, 1 / 6))
