@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rm_experiments.errors import DataError
+from rm_experiments.evaluation.calibration import calibration
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.statistics import NUM_RESAMPLES, mean_interval
 
@@ -83,26 +84,6 @@ def interval(records: Records, resamples: int = NUM_RESAMPLES) -> dict[str, floa
     right = (records["margin"] > 0).astype(np.float64)
     low, high = mean_interval(records["prompt_id"], right, records["weight"], resamples)
     return {"accuracy_ci_low": low, "accuracy_ci_high": high}
-
-
-def calibration(records: Records, bins: int = 15) -> dict[str, float]:
-    """Expected calibration error and Brier score of sigmoid(margin) as probability that chosen is preferred.
-
-    ECE: confidence sigmoid(|margin|) in `bins` equal bins on [0.5, 1] against the share of pairs with margin > 0; ties
-    are half right. Brier: mean of (1 - sigmoid(margin))^2.
-    """
-    records = select(records, has_side(records))
-    if not len(records["weight"]):
-        return {}
-    margin, weight = records["margin"], records["weight"]
-    confidence = np.exp(-negative_log_sigmoid(np.abs(margin)))
-    right = np.where(margin == 0, 0.5, margin > 0)
-    index = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    gap = np.bincount(index, weights=weight * (right - confidence), minlength=bins)
-    return {
-        "ece": float(np.abs(gap).sum() / weight.sum()),
-        "brier": _mean((1 - np.exp(-negative_log_sigmoid(margin))) ** 2, weight),
-    }
 
 
 def length_bias(records: Records) -> dict[str, float]:

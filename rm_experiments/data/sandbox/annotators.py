@@ -48,8 +48,8 @@ def best_achievable(config: SandboxConfig, pairs: list[PreferencePair]) -> dict[
     loss (nats) over all pairs, the mean entropy; a tie is half of either label, and which of its sides is called chosen
     is drawn evenly. `loss_without_ties` is that over the pairs that are no ties. `ece` is the calibration error of the
     true probabilities on the labels as drawn (ties left out), in the definition of
-    `rm_experiments.evaluation.metrics.calibration`; it is above 0 by chance only. Where all pairs are ties, there is
-    `loss` only.
+    `rm_experiments.evaluation.calibration`; it is above 0 by chance only. Where all pairs are ties, there is `loss`
+    only.
     """
     all_pairs = [label_probabilities(config, str(pair.prompt), str(pair.chosen), str(pair.rejected)) for pair in pairs]
     # A tie counts half for each side, so the best prediction is P(A) + P(tie) / 2.
