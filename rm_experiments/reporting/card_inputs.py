@@ -64,6 +64,7 @@ class CardInputs:
     command: list[str] | str
     config_yaml: str
     environment: Mapping[str, Any] = field(default_factory=dict)
+    findings: Sequence[Mapping[str, Any]] | None = None  # `sanity` of summary.json; None: not looked for yet
     reload_difference: float | None = None  # largest absolute difference of a reward; None: not measured
     reload_rows: int = 0
     max_precision_note: str | None = None

@@ -13,23 +13,23 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 # One look for all pictures of a run.
-from rm_experiments.reporting.plots import (
-    _BLUE,
-    _GREY,
-    _INK,
-    _STYLE,
-    _VERMILLION,
+from rm_experiments.reporting.plot_style import (
+    BLUE,
+    GREY,
+    INK,
+    STYLE,
+    VERMILLION,
     Floats,
-    _edges,
-    _figure,
-    _finite,
-    _histogram_axes,
-    _legend_above,
-    _note,
-    _pairs,
-    _save,
-    _short,
-    _signed,
+    bin_edges,
+    finite_values,
+    histogram_axes,
+    legend_above,
+    new_figure,
+    note,
+    pair_word,
+    save_figure,
+    short,
+    signed,
 )
 
 _MOST_SUBSETS = 14
@@ -80,7 +80,7 @@ def write_data_plots(folder: Path, splits: Mapping[str, SplitArrays]) -> list[Pi
             ("prompt_tokens", "Tokens of the shared prefix", plot_prompt_tokens),
             ("length_difference", "Which side is longer", plot_length_difference),
         ]
-        if len(_finite(arrays.margins)):
+        if len(finite_values(arrays.margins)):
             drawings.append(("margins", "Margins of the rows", plot_target_margins))
         if len(arrays.subsets) > 1:
             drawings.append(("subsets", "Pairs per subset", plot_subsets))
@@ -93,14 +93,14 @@ def write_data_plots(folder: Path, splits: Mapping[str, SplitArrays]) -> list[Pi
 
 def plot_token_lengths(arrays: SplitArrays, path: Path, title: str) -> str:
     """Tokens of the chosen and the rejected side over each other. All functions here return the picture in words."""
-    sides = {"chosen": _finite(arrays.chosen), "rejected": _finite(arrays.rejected)}
+    sides = {"chosen": finite_values(arrays.chosen), "rejected": finite_values(arrays.rejected)}
     both = np.concatenate(list(sides.values()))
     end = _end(both, arrays.max_length)
     edges = _whole_edges(both, end)
     words: list[str] = []
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure, axes = _histogram_axes(title, len(sides["chosen"]), "tokens per sequence, prompt included", 0)
-        looks = (("rejected", _VERMILLION, "--", "////"), ("chosen", _BLUE, "-", None))
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        figure, axes = histogram_axes(title, len(sides["chosen"]), "tokens per sequence, prompt included", 0)
+        looks = (("rejected", VERMILLION, "--", "////"), ("chosen", BLUE, "-", None))
         for side, colour, style, hatch in looks:
             values = sides[side]
             if not len(values):
@@ -113,29 +113,29 @@ def plot_token_lengths(arrays: SplitArrays, path: Path, title: str) -> str:
             axes.axvline(median, color=colour, ls=style, lw=1.8)
             words.insert(0, f"{side} median {median:,.0f}, longest {values.max():,.0f}")
         if arrays.max_length is not None and arrays.max_length <= edges[-1]:
-            axes.axvline(arrays.max_length, color=_INK, ls=":", lw=1.4, label=f"limit {arrays.max_length:,}")
+            axes.axvline(arrays.max_length, color=INK, ls=":", lw=1.4, label=f"limit {arrays.max_length:,}")
         if words:
-            _legend_above(axes, reverse=True)
+            legend_above(axes, reverse=True)
         _count_beyond(axes, both, edges, "sequences")
         _whole_axis(axes)
-        _save(figure, path)
+        save_figure(figure, path)
     return f"Histogram of tokens per sequence: {'; '.join(words) or 'no values'}."
 
 
 def plot_prompt_tokens(arrays: SplitArrays, path: Path, title: str) -> str:
     """Tokens of the prefix that both sides share."""
-    values = _finite(arrays.prompt)
+    values = finite_values(arrays.prompt)
     edges = _whole_edges(values, _end(values, arrays.max_length))
     middle = float(np.median(values)) if len(values) else 0.0
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure, axes = _histogram_axes(title, len(values), "tokens of the prompt that both sides share", 0)
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        figure, axes = histogram_axes(title, len(values), "tokens of the prompt that both sides share", 0)
         if len(values):
-            axes.hist(values, bins=edges.tolist(), color=_GREY, alpha=0.6, edgecolor="white", lw=0.6)
-            axes.axvline(middle, color=_INK, ls="-.", lw=1.8, label=f"median {middle:,.0f}")
-            _legend_above(axes)
+            axes.hist(values, bins=edges.tolist(), color=GREY, alpha=0.6, edgecolor="white", lw=0.6)
+            axes.axvline(middle, color=INK, ls="-.", lw=1.8, label=f"median {middle:,.0f}")
+            legend_above(axes)
         _count_beyond(axes, values, edges, "prompts")
         _whole_axis(axes)
-        _save(figure, path)
+        save_figure(figure, path)
     longest = f", longest {values.max():,.0f}" if len(values) else ""
     return f"Histogram of the tokens of the shared prefix: median {middle:,.0f}{longest}."
 
@@ -143,18 +143,18 @@ def plot_prompt_tokens(arrays: SplitArrays, path: Path, title: str) -> str:
 def plot_length_difference(arrays: SplitArrays, path: Path, title: str) -> str:
     """By how many tokens the chosen side is longer, and the share of pairs on each side of zero."""
     differences = np.asarray(arrays.chosen, dtype=np.float64) - np.asarray(arrays.rejected, dtype=np.float64)
-    values = _finite(differences)
+    values = finite_values(differences)
     words: list[str] = []
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         label = "tokens of chosen \N{MINUS SIGN} tokens of rejected"
-        figure, axes = _histogram_axes(title, len(values), label, 0)
-        axes.axvline(0, color=_INK, lw=1.2)
+        figure, axes = histogram_axes(title, len(values), label, 0)
+        axes.axvline(0, color=INK, lw=1.2)
         if len(values):
             inside = _inside(values)
-            edges = _edges(inside, around_zero=True)
+            edges = bin_edges(inside, around_zero=True)
             for part, name, colour, hatch in (
-                (values > 0, "chosen longer", _BLUE, None),
-                (values < 0, "rejected longer", _VERMILLION, "////"),
+                (values > 0, "chosen longer", BLUE, None),
+                (values < 0, "rejected longer", VERMILLION, "////"),
             ):
                 axes.hist(
                     values[part], bins=edges.tolist(), color=colour, alpha=0.55, hatch=hatch, edgecolor="white", lw=0.6,
@@ -164,32 +164,32 @@ def plot_length_difference(arrays: SplitArrays, path: Path, title: str) -> str:
             equal = values == 0
             # Neither side is longer, so they stand in neither bin beside the line.
             axes.bar(
-                0, int(equal.sum()), 0.4 * (edges[1] - edges[0]), color=_GREY, label=f"equal: {equal.mean():.1%}",
+                0, int(equal.sum()), 0.4 * (edges[1] - edges[0]), color=GREY, label=f"equal: {equal.mean():.1%}",
                 zorder=3,
             )  # fmt: skip
-            words += [f"equal in {equal.mean():.1%}", f"mean difference {_signed(values.mean())} tokens"]
-            _legend_above(axes)
+            words += [f"equal in {equal.mean():.1%}", f"mean difference {signed(values.mean())} tokens"]
+            legend_above(axes)
             _count_beyond(axes, values, edges, "pairs")
-        _save(figure, path)
+        save_figure(figure, path)
     return f"Histogram of the length difference: {', '.join(words) or 'no values'}."
 
 
 def plot_target_margins(arrays: SplitArrays, path: Path, title: str) -> str:
     """The margins that rows bring along."""
-    values = _finite(arrays.margins)
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+    values = finite_values(arrays.margins)
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         left_out = int(np.size(arrays.margins)) - len(values)
-        figure, axes = _histogram_axes(title, len(values), "margin of the row: how much better chosen is", left_out)
+        figure, axes = histogram_axes(title, len(values), "margin of the row: how much better chosen is", left_out)
         if not len(values):
-            _save(figure, path)
+            save_figure(figure, path)
             return "Histogram of the margins: no values."
         edges = _discrete_edges(values)
-        axes.hist(values, bins=edges.tolist(), color=_BLUE, alpha=0.55, edgecolor="white", lw=0.6)
+        axes.hist(values, bins=edges.tolist(), color=BLUE, alpha=0.55, edgecolor="white", lw=0.6)
         mean = float(values.mean())
-        axes.axvline(mean, color=_INK, ls="-.", lw=1.8, label=f"mean {_signed(mean)}")
-        _legend_above(axes)
-        _save(figure, path)
-    return f"Histogram of the margins: mean {_signed(mean)}, from {values.min():.3g} to {values.max():.3g}."
+        axes.axvline(mean, color=INK, ls="-.", lw=1.8, label=f"mean {signed(mean)}")
+        legend_above(axes)
+        save_figure(figure, path)
+    return f"Histogram of the margins: mean {signed(mean)}, from {values.min():.3g} to {values.max():.3g}."
 
 
 def plot_subsets(arrays: SplitArrays, path: Path, title: str) -> str:
@@ -197,27 +197,27 @@ def plot_subsets(arrays: SplitArrays, path: Path, title: str) -> str:
     sizes = sorted(arrays.subsets.items(), key=lambda one: (-one[1], one[0]))
     shown = sizes if len(sizes) <= _MOST_SUBSETS else sizes[: _MOST_SUBSETS - 1]
     rest = sizes[len(shown) :]
-    names = [_short(name, 28) for name, _ in shown] + ([f"{len(rest)} more"] if rest else [])
+    names = [short(name, 28) for name, _ in shown] + ([f"{len(rest)} more"] if rest else [])
     counts = [count for _, count in shown] + ([sum(count for _, count in rest)] if rest else [])
     total = sum(counts)
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = _figure(6)
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = new_figure(6)
         axes = figure.subplots()
-        axes.set_title(f"{_short(title, 60)} (n = {total:,} {_pairs(total)})", loc="left", parse_math=False)
+        axes.set_title(f"{short(title, 60)} (n = {total:,} {pair_word(total)})", loc="left", parse_math=False)
         places = np.arange(len(counts))
-        colours = [_BLUE] * len(shown) + ([_GREY] if rest else [])
+        colours = [BLUE] * len(shown) + ([GREY] if rest else [])
         axes.barh(places, counts, color=colours, alpha=0.6, height=0.72)
         axes.set_yticks(places, labels=names, parse_math=False, fontsize=9 if len(names) < 10 else 7.5)
         axes.invert_yaxis()
         for place, count in zip(places, counts, strict=True):
             axes.annotate(
                 f"{count:,}", (count, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5,
-                color=_INK,
+                color=INK,
             )  # fmt: skip
         axes.set(xlabel="pairs", xlim=(0, 1.12 * max(counts, default=1)))
         axes.grid(False, axis="y")
         _whole_axis(axes)
-        _save(figure, path)
+        save_figure(figure, path)
     words = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
     return f"Bars of the pairs per subset: {', '.join(words)}."
 
@@ -249,19 +249,19 @@ def _discrete_edges(values: Floats) -> Floats:
     """Margins are often a few whole or half numbers: one bin each then, else bins as everywhere."""
     different = np.unique(values)
     if not 1 < len(different) <= 40:
-        return _edges(values)
+        return bin_edges(values)
     step = float(np.diff(different).min())
     count = round((float(different[-1]) - float(different[0])) / step)
     on_grid = bool(np.allclose((different - different[0]) / step, np.round((different - different[0]) / step)))
     if not on_grid or count > 60:
-        return _edges(values)
+        return bin_edges(values)
     return float(different[0]) + step * (np.arange(count + 2, dtype=np.float64) - 0.5)
 
 
 def _count_beyond(axes: Axes, values: Floats, edges: NDArray[np.float64], what: str) -> None:
     beyond = int(((values > edges[-1]) | (values < edges[0])).sum())
     if beyond:
-        _note(axes, f"{beyond:,} {what} outside the axis, up to {np.abs(values).max():,.0f}")
+        note(axes, f"{beyond:,} {what} outside the axis, up to {np.abs(values).max():,.0f}")
 
 
 def _whole_axis(axes: Axes) -> None:

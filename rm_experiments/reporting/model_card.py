@@ -7,11 +7,10 @@ they cannot end a table, a fence or the front matter, or bring HTML into the pag
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +18,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from rm_experiments.reporting.card_data import data_section
 from rm_experiments.reporting.card_inputs import CardInputs, EvalSet
+from rm_experiments.reporting.card_limits import limits_section, sanity_section
+from rm_experiments.reporting.card_results import results_section
 from rm_experiments.reporting.markdown import (
     code,
     duration,
@@ -38,11 +39,6 @@ __all__ = ["CardInputs", "EvalSet", "render_model_card", "write_model_card"]
 
 _BADGE = "https://raw.githubusercontent.com/wandb/assets/main/wandb-github-badge-28.svg"
 _URL_SAFE = ":/?#@!$&*+,;=%~"  # no parentheses, quotes or angle brackets, which end a link
-_PICTURES = {
-    "training": "Loss and accuracy over the steps",
-    "rewards": "Rewards",
-    "margins": "Reward margins",
-}
 _MOST_ROWS = 12
 
 _SNIPPET = """import torch
@@ -62,17 +58,6 @@ _CHAT_INPUTS = """messages = [{"role": "user", "content": prompt}, {"role": "ass
     inputs = tokenizer.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_tensors="pt"
     )"""
-
-_DEFINITIONS = """\
-* Accuracy: share of pairs whose chosen answer gets the strictly higher reward; chance is 0.5.
-  Where given, the 95% interval stands in brackets.
-* Loss: mean of -log sigmoid(margin), whatever the training loss was; equal rewards give ln 2 = 0.693.
-* Margin: mean of reward(chosen) - reward(rejected).
-* Mean, min, max reward: over all chosen and rejected answers.
-* Ties: share of pairs with two equal rewards; they count as wrong in the accuracy.
-
-In metrics.jsonl and summary.json the keys are `eval_accuracy` and so on; for a further set,
-`eval_<set>_accuracy`."""
 
 _TO_FILL_IN = """## To fill in
 
@@ -119,11 +104,12 @@ def render_model_card(card: CardInputs) -> str:
         f"# {text(card.name)}",
         _summary(card),
         _score_a_pair(card),
-        _results(card),
+        results_section(card),
+        *filter(None, [sanity_section(card.findings)]),
         _training(card),
         *filter(None, [data_section(card.data_counts, card.data_audit)]),
         _provenance(card),
-        _limits(card),
+        limits_section(card),
         _TO_FILL_IN,
         f"## Citation\n\n{_CITATION}" + (_CITE_LORA if card.adapter == "lora" else ""),
     )
@@ -211,32 +197,6 @@ def _score_a_pair(card: CardInputs) -> str:
     )
 
 
-def _results(card: CardInputs) -> str:
-    if not card.eval_sets:
-        return "## Results\n\nThe model was not evaluated."
-    rows, subsets = [], []
-    for entry in card.eval_sets:
-        metrics, name = entry["metrics"], text(entry["name"])
-        loss, ties = fixed(metrics.get("loss")), fixed(metrics.get("ties"))
-        keys = ("margin", "mean_reward", "min_reward", "max_reward")
-        rewards = [fixed(metrics.get(key), 3) for key in keys]
-        pairs = f"{entry['num_pairs']:,}"
-        rows.append([name, source(entry["source"]), pairs, _accuracy(metrics), loss, *rewards, ties])
-        for key in metrics:
-            subset = key.removesuffix("_num_pairs")
-            if subset != key and f"{subset}_accuracy" in metrics:
-                accuracy = fixed(metrics[f"{subset}_accuracy"])
-                subsets.append([name, text(subset), fixed(metrics[key], 0), accuracy])
-    header = ["Set", "Data", "Pairs", "Accuracy", "Loss", "Margin", "Mean reward", "Min", "Max", "Ties"]
-    parts = ["## Results", table(header, rows, left=2)]
-    if subsets:
-        parts.append(table(["Set", "Subset", "Pairs", "Accuracy"], subsets, left=2))
-    parts.append(_DEFINITIONS)
-    for path in card.plots:
-        parts.append(f"![{text(_PICTURES.get(path.stem, path.stem))}](plots/{quote(path.name)})")
-    return "\n\n".join(parts)
-
-
 def _training(card: CardInputs) -> str:
     parts = ["## Training"]
     if card.wandb_url and re.match(r"https?://[^/]", card.wandb_url):
@@ -313,28 +273,6 @@ def _provenance(card: CardInputs) -> str:
     return "\n\n".join(sections)
 
 
-def _limits(card: CardInputs) -> str:
-    lines = ["Tested on nothing."]
-    if card.eval_sets:
-        tested = ", ".join(f"{text(entry['name'])} ({source(entry['source'])})" for entry in card.eval_sets)
-        lines = [
-            f"Tested on: {tested}. Not tested on any other data, domain, language or benchmark.",
-            "An evaluation set that was drawn like the training data measures accuracy on such data only.",
-        ]
-        accuracy, pairs = card.eval_sets[0]["metrics"].get("accuracy"), card.eval_sets[0]["num_pairs"]
-        if is_finite(accuracy) and pairs > 0:
-            error = 1.96 * math.sqrt(max(accuracy * (1 - accuracy), 0) / pairs)
-            spread = f"about ±{error:.3f} (95%)"
-            lines.append(f"Drawing another {pairs:,} pairs would move the first accuracy by {spread}.")
-    lines += [
-        f"One run, with seed {card.seed}: another seed gives other weights and another accuracy.",
-        "Rewards are comparable between answers to one prompt only: training sees nothing but differences.",
-        "A preference for length, style or confidence over content is not ruled out by these numbers.",
-        "A policy that is optimised against this reward finds its errors; watch an independent measure, too.",
-    ]
-    return "## Limits\n\n" + "\n".join(f"* {line}" for line in lines)
-
-
 def _base_model(card: CardInputs) -> str:
     base = str(card.base_model)
     if not card.base_model_is_local and _is_hub_id(base):
@@ -345,9 +283,3 @@ def _base_model(card: CardInputs) -> str:
 def _is_hub_id(name: str) -> bool:
     shape = r"(\w([\w.-]*\w)?/)?(?=.{1,96}$)\w([\w.-]*\w)?"
     return re.fullmatch(shape, name, re.ASCII) is not None and ".." not in name and "--" not in name
-
-
-def _accuracy(metrics: Mapping[str, float]) -> str:
-    low, high = metrics.get("accuracy_ci_low"), metrics.get("accuracy_ci_high")
-    interval = f" [{fixed(low, 3)}, {fixed(high, 3)}]" if is_finite(low) and is_finite(high) else ""
-    return fixed(metrics.get("accuracy")) + interval

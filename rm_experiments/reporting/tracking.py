@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from rm_experiments.config.schema import TrackingBackend, TrackingConfig, TrackingMode
 from rm_experiments.errors import ConfigError
@@ -34,6 +35,9 @@ class Tracker(Protocol):
     def log_records(self, step: int, records: Records, worst: list[dict[str, Any]]) -> None:
         """Distributions of the main evaluation set and its most wrong pairs."""
 
+    def log_pictures(self, step: int, pictures: list[Path]) -> None:
+        """PNG files, each as `plots/<its name>`; once, at the end of a run."""
+
     def summarise(self, values: dict[str, Any]) -> None:
         """Values of the whole run, best metrics among them."""
 
@@ -49,6 +53,8 @@ class NoTracker:
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
 
     def log_records(self, step: int, records: Records, worst: list[dict[str, Any]]) -> None: ...
+
+    def log_pictures(self, step: int, pictures: list[Path]) -> None: ...
 
     def summarise(self, values: dict[str, Any]) -> None: ...
 
@@ -206,6 +212,12 @@ class WandbTracker:
             content["eval/most_wrong_pairs"] = wandb.Table(columns=columns, data=rows)
         self._run.log(content)
 
+    def log_pictures(self, step: int, pictures: list[Path]) -> None:
+        import wandb
+
+        if pictures:
+            self._run.log({STEP_KEY: step, **{_picture_name(one): wandb.Image(str(one)) for one in pictures}})
+
     def summarise(self, values: dict[str, Any]) -> None:
         self._run.summary.update(values)
 
@@ -239,6 +251,12 @@ class TensorBoardTracker:
             text = "\n".join(f"    {row}" for row in worst[:10])
             self._writer.add_text("eval/most_wrong_pairs", text, step)
 
+    def log_pictures(self, step: int, pictures: list[Path]) -> None:
+        for one in pictures:
+            with Image.open(one) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            self._writer.add_image(_picture_name(one), pixels, step, dataformats="HWC")
+
     def summarise(self, values: dict[str, Any]) -> None:
         for key, value in values.items():
             if isinstance(value, int | float):
@@ -247,6 +265,10 @@ class TensorBoardTracker:
     def finish(self, exit_code: int) -> list[str]:
         self._writer.close()
         return []
+
+
+def _picture_name(path: Path) -> str:
+    return f"plots/{path.stem}"
 
 
 def _relative(path: Path) -> Path:

@@ -18,7 +18,9 @@ from rm_experiments.evaluation.benchmarks import benchmark_of, set_metrics
 from rm_experiments.evaluation.evaluate import evaluate, objective_of
 from rm_experiments.evaluation.metrics import prefixed
 from rm_experiments.evaluation.records import Records, read_records, write_records
+from rm_experiments.evaluation.sanity import Finding, findings
 from rm_experiments.evaluation.schedule import evaluation_steps
+from rm_experiments.evaluation.swapped import swapped_probe
 from rm_experiments.launch.signals import StopRequest
 from rm_experiments.modeling.directory import (
     load_weights,
@@ -60,6 +62,8 @@ class Session:
         """Step of the newest evaluation."""
         self.stale = 0
         """Evaluations since the best one."""
+        self.findings: list[Finding] | None = None
+        """What is off in the finished run; None before its end."""
         self._main = trainer.accelerator.is_main_process
         self._window_start = (time.monotonic(), 0)
 
@@ -148,13 +152,16 @@ class Session:
         epochs = self.trainer.plan.pairs_before(step) / self.trainer.plan.num_pairs
         probe_pairs = next(iter(self.evaluation.values()), artifacts.prepared.train).first(8)
         probe = self._records(probe_pairs)
+        self._look()
         result = [0.0]
         if self._main:
             plots = artifacts.write_plots()
+            self.tracker.log_pictures(self.step, plots)
 
             def write(directory: Path) -> None:
                 write_probe(directory, probe_pairs, probe["reward_chosen"], probe["reward_rejected"])
-                card: dict[str, Any] = {"status": "finished", "plots": plots}
+                sanity = [one.plain() for one in self.findings or ()]
+                card: dict[str, Any] = {"status": "finished", "plots": plots, "findings": sanity}
                 artifacts.write_model(directory, step, epochs, self.trainer.max_steps, **card)
                 result[0] = reload_difference(directory, artifacts.adapter is not None)
                 weights = next(artifacts.built.reward_model.parameters()).dtype
@@ -175,6 +182,19 @@ class Session:
             commit_directory(artifacts.run_dir.path / "final", write, {"step": step, "run_id": self.store.run_id})
         self.trainer.accelerator.wait_for_everyone()
         return result[0]
+
+    def _look(self) -> None:
+        """Look for what is off: in the model that is handed over, its records and what was logged on the way."""
+        artifacts = self.artifacts
+        pairs = next(iter(self.evaluation.values()), artifacts.prepared.train)
+        probe = swapped_probe(pairs, self._records, artifacts.precision)
+        splits = artifacts.prepared.splits.evaluation
+        best = {name: split.counts.get("best_achievable", {}) for name, split in splits.items()}
+        self.findings = findings(
+            artifacts.records, history=artifacts.metrics_log.read() if self._main else [],
+            fresh_head=artifacts.built.fresh_head, probe=probe,
+            best_achievable={name: values["accuracy"] for name, values in best.items() if "accuracy" in values},
+        )  # fmt: skip
 
     def _recall(self, step: int) -> None:
         """Take records and metrics from what the evaluation at `step` left."""

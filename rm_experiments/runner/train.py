@@ -15,6 +15,7 @@ from rm_experiments.config.compose import to_plain
 from rm_experiments.config.rules import evaluates
 from rm_experiments.config.schema import Attention, RunConfig
 from rm_experiments.config.validation import check
+from rm_experiments.data.audit.kinds import SERIOUS
 from rm_experiments.errors import CheckpointError, ConfigError, UserError
 from rm_experiments.evaluation.schedule import evaluation_steps
 from rm_experiments.launch import ranks
@@ -287,6 +288,8 @@ def _summary(
         "best_step": session.best_step if session else None,
         "best_achievable_accuracy": splits.best_achievable_accuracy,
         "best_achievable_loss": splits.best_achievable_loss,
+        # Nothing was looked at (null) is not the same as nothing was found.
+        "sanity": None if session is None or session.findings is None else [one.plain() for one in session.findings],
         "num_train_pairs": len(artifacts.prepared.train),
         **({"mixture": seen} if seen else {}),
         "seconds": seconds,
@@ -298,8 +301,9 @@ def _summary(
 
 def _for_tracker(summary: dict[str, Any]) -> dict[str, Any]:
     """Flat names, so that tables and parallel coordinates can use them."""
-    flat = {key: value for key, value in summary.items() if not isinstance(value, dict) and value is not None}
-    return {**flat, **{f"best/{key}": value for key, value in summary["best"].items()}}
+    flat = {key: value for key, value in summary.items() if not isinstance(value, dict | list) and value is not None}
+    found = {} if summary["sanity"] is None else {"sanity": ", ".join(one["kind"] for one in summary["sanity"])}
+    return {**flat, **found, **{f"best/{key}": value for key, value in summary["best"].items()}}
 
 
 def peak_memory_mb() -> float:
@@ -332,6 +336,8 @@ def _closing_words(
                 style="bold",
             )
         console.result(f"Loss {latest['eval_loss']:.4f} (chance {math.log(2):.4f}), margin {latest['eval_margin']:.3f}")
+    for finding in session.findings or ():
+        console.result(finding.line, style="bold red" if finding.severity == SERIOUS else "yellow")
     console.result(f"Loaded again with plain transformers: rewards differ by at most {difference:.1e}")
     console.result()
     console.result(f"Model        {path / 'final'}   (README.md there is its card)")

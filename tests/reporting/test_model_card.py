@@ -17,8 +17,10 @@ from markdown_it.token import Token
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, render_model_card, write_model_card
 
 HOSTILE = "---\n<script>alert(1)</script>\n```\n| a | b |\n[x](javascript:alert) ![y](//z) `` \\| $z$ _q_ # -->"
-SECTIONS = ["Score a pair", "Results", "Training", "Data", "Exact command", "Environment", "Reload check", "Limits"]
-SECTIONS += ["To fill in", "Citation"]
+SECTIONS = [
+    "Score a pair", "Results", "Sanity checks", "Training", "Data", "Exact command", "Environment", "Reload check",
+    "Limits", "To fill in", "Citation",
+]  # fmt: skip
 
 
 def card(**changes: Any) -> CardInputs:
@@ -73,6 +75,7 @@ def card(**changes: Any) -> CardInputs:
         "reload_difference": 0.00123,
         "reload_rows": 16,
         "max_precision_note": "trained in bf16",
+        "findings": [],
         "tags": ["mine"],
         "wandb_url": "https://wandb.ai/a/b/runs/c",
     }
@@ -180,6 +183,77 @@ def test_the_interval_is_shown_where_it_is_known() -> None:
     metrics = {"accuracy": 0.5, "accuracy_ci_low": 0.4, "accuracy_ci_high": 0.6}
     sets = [{"name": "eval", "source": "s", "num_pairs": 9, "metrics": metrics}]
     assert "| 0.5000 [0.400, 0.600] |" in render_model_card(card(eval_sets=sets))
+
+
+def test_subsets_have_an_interval_where_it_is_known() -> None:
+    metrics = {"accuracy": 0.5, "a_accuracy": 0.25, "a_num_pairs": 1200, "b_accuracy": 1.0, "b_num_pairs": 4}
+    metrics |= {"a_accuracy_ci_low": 0.2, "a_accuracy_ci_high": 0.3, "b_accuracy_ci_low": math.nan}
+    sets = [{"name": "eval", "source": "s", "num_pairs": 1204, "metrics": metrics}]
+    rows = table_after(render_model_card(card(eval_sets=sets)), "Set | Subset")[2:]
+    assert rows == ["| eval | a | 1,200 | 0.2500 [0.200, 0.300] |", "| eval | b | 4 | 1.0000 |"]
+
+
+def test_calibration_and_length_have_a_table_of_the_columns_that_there_are() -> None:
+    metrics = {"accuracy": 0.5, "ece": 0.0312, "brier": 0.2, "temperature": 1.25, "pick_longest": 0.55}
+    sets = [
+        {"name": "eval", "source": "s", "num_pairs": 1000, "metrics": metrics},
+        {"name": "other", "source": "s", "num_pairs": 9, "metrics": {"accuracy": 1.0, "ece": 0.4}},
+    ]
+    text = render_model_card(card(eval_sets=sets))
+    assert table_after(text, "Set | Pairs | ECE") == [
+        "| Set | Pairs | ECE | Brier | Temperature | Pick longest |",
+        "| --- | --: | --: | --: | --: | --: |",
+        "| eval | 1,000 | 0.031 | 0.200 | 1.250 | 0.550 |",
+        "| other | 9 | 0.400 | n/a | n/a | n/a |",
+    ]
+    assert "* Temperature: the rewards divided by it fit" in text
+    assert "* Length correlation" not in text
+    plain = [{"name": "eval", "source": "s", "num_pairs": 2, "metrics": {"accuracy": 0.5}}]
+    assert "| ECE |" not in render_model_card(card(eval_sets=plain))
+
+
+def section(text: str, heading: str) -> str:
+    return text.split(f"## {heading}\n")[1].split("\n## ")[0]
+
+
+def test_sanity_findings_are_listed_with_severity_kind_and_set() -> None:
+    found = [
+        {"kind": "below_chance", "severity": "serious", "eval_set": "eval", "sentence": "accuracy 0.2 | <b>bad</b>"},
+        {"kind": "drift", "severity": "notice", "eval_set": None, "sentence": "it moved"},
+    ]
+    listed = section(render_model_card(card(findings=found)), "Sanity checks")
+    assert [line for line in listed.splitlines() if line.startswith("*")] == [
+        "* **Serious** (below chance, eval): accuracy 0.2 \\| &lt;b&gt;bad&lt;/b&gt;.",
+        "* **Notice** (drift): it moved.",
+    ]
+    assert "Nothing was found. Looked at: the loss before" in section(render_model_card(card()), "Sanity checks")
+    assert "Sanity checks" not in headings(render_model_card(card(findings=None)))
+
+
+def sets_named(*names: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"name": name, "source": "s", "num_pairs": 2, "metrics": {}, **more} for name in names]
+
+
+def test_limits_name_the_benchmarks_that_were_not_run_and_what_nothing_known_tests() -> None:
+    none = section(render_model_card(card(eval_sets=sets_named("eval", "mine"))), "Limits")
+    assert (
+        "* Benchmarks that were not run: RewardBench, RewardBench 2, RM-Bench, JudgeBench, LLMBar, HHH alignment, PPE, "
+        "M-RewardBench."
+    ) in none
+    assert (
+        "* None of the sets is a known benchmark of instruction following, safety, mathematics or reasoning, code, "
+        "factual correctness or languages other than English."
+    ) in none
+    some = section(render_model_card(card(eval_sets=sets_named("eval", "reward_bench_2", "RM-Bench"))), "Limits")
+    assert "not run: RewardBench, JudgeBench, LLMBar, HHH alignment, PPE, M-RewardBench." in some
+    assert "known benchmark of languages other than English." in some
+    by_hub = section(render_model_card(card(eval_sets=sets_named("x", hub_id="ScalerLab/JudgeBench"))), "Limits")
+    assert "not run: RewardBench, RewardBench 2, RM-Bench, LLMBar," in by_hub
+    assert "known benchmark of instruction following, safety or languages other than English." in by_hub
+    every = ("rewardbench", "rewardbench2", "rm_bench", "judge_bench", "llmbar", "hhh", "ppe", "m_reward_bench")
+    all_of_them = section(render_model_card(card(eval_sets=sets_named(*every))), "Limits")
+    assert "not run" not in all_of_them
+    assert "known benchmark" not in all_of_them
 
 
 def test_training_tables() -> None:
@@ -351,6 +425,7 @@ def test_what_users_type_cannot_break_out(hostile: str, tmp_path: Path) -> None:
     }
     finding = dict.fromkeys(("kind", "split", "severity", "meaning", "other"), hostile)
     inputs.data_audit = {"findings": [{**finding, "count": 1, "share": 0.5, "rows": [hostile], "examples": [hostile]}]}
+    inputs.findings = [dict.fromkeys(("kind", "severity", "eval_set", "sentence"), hostile)]
     inputs.tags = [hostile]
     inputs.command = ["rm-train", hostile]
     write_model_card(tmp_path, inputs)

@@ -12,17 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rm_experiments.reporting.plots import (
-    _curves,
-    _edges,
-    _figure,
-    _running_mean,
-    _series,
-    plot_margins,
-    plot_reward_histogram,
-    plot_training,
-    write_plots,
-)
+from rm_experiments.reporting.plot_style import bin_edges, new_figure
+from rm_experiments.reporting.plots import _band, _curves, _running_mean, _series, plot_training, write_plots
+from rm_experiments.reporting.reward_plots import plot_margins, plot_reward_histogram
 
 WIDE, NARROW = (1080, 432), (720, 432)
 
@@ -91,15 +83,20 @@ def test_titles_are_text(tmp_path: Path, title: str, recwarn: pytest.WarningsRec
     assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]
 
 
-def test_write_plots_writes_all_three(tmp_path: Path) -> None:
+def test_write_plots_draws_what_it_has_columns_for(tmp_path: Path) -> None:
     written = write_plots(tmp_path, lines(20, 3), records(1000), 0.8)
-    assert [path.relative_to(tmp_path).as_posix() for path in written] == [
-        "plots/training.png",
-        "plots/rewards.png",
-        "plots/margins.png",
-    ]
+    names = ["plots/training.png", "plots/rewards.png", "plots/margins.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in written] == names
     for path, size in zip(written, (WIDE, NARROW, NARROW), strict=True):
         check(path, size)
+
+    more = {**records(50), "label": np.ones(50), "weight": np.ones(50), "prompt_id": np.arange(50).astype(str)}
+    more |= {"num_chars_chosen": np.arange(50), "num_chars_rejected": np.full(50, 20)}
+    more["subset"] = np.array(["a", None] * 25, dtype=object)
+    written = write_plots(tmp_path, [], more)
+    assert [path.stem for path in written] == ["training", "rewards", "margins", "calibration", "length"]
+    more["subset"][1] = "b"
+    assert write_plots(tmp_path, [], more)[5:] == [tmp_path / "plots" / "subsets.png"]
 
 
 def test_write_plots_without_an_evaluation(tmp_path: Path) -> None:
@@ -132,11 +129,26 @@ def test_series_are_sorted_and_the_later_line_counts() -> None:
 
 
 def test_curves_show_the_logged_values() -> None:
-    axes = _figure(6).subplots()
+    axes = new_figure(6).subplots()
     handles = _curves(axes, lines(3, 2), "loss")
     assert list(handles) == ["training", "evaluation"]
     assert np.asarray(handles["training"].get_ydata()).tolist() == [line["train_loss"] for line in lines(3, 0)]
     assert np.asarray(handles["evaluation"].get_xdata()).tolist() == [0, 1]
+
+
+def test_the_band_is_the_interval_of_the_accuracy() -> None:
+    axes = new_figure(6).subplots()
+    history: list[dict[str, Any]] = [
+        {"step": 0, "kind": "eval", "eval_accuracy_ci_low": 0.4, "eval_accuracy_ci_high": 0.6},
+        {"step": 5, "kind": "eval", "eval_accuracy_ci_low": 0.5},
+        {"step": 9, "kind": "eval", "eval_accuracy_ci_low": 0.7, "eval_accuracy_ci_high": 0.8},
+    ]
+    assert list(_band(axes, history)) == ["95% interval"]
+    (band,) = axes.collections
+    corners = {tuple(point) for point in band.get_paths()[0].vertices.tolist()}
+    assert corners == {(0, 0.4), (0, 0.6), (9, 0.7), (9, 0.8)}
+    assert _band(new_figure(6).subplots(), history[1:2]) == {}
+    assert _band(new_figure(6).subplots(), []) == {}
 
 
 def test_running_mean() -> None:
@@ -146,11 +158,11 @@ def test_running_mean() -> None:
 def test_edges_hold_all_values_and_no_bin_crosses_zero() -> None:
     values = np.random.default_rng(2).normal(0.3, 1, 997)
     for around_zero in (False, True):
-        edges = _edges(values, around_zero)
+        edges = bin_edges(values, around_zero)
         assert edges[0] <= values.min() < values.max() <= edges[-1]
         assert (np.diff(edges) > 0).all()
-    assert 0.0 in _edges(values, around_zero=True)
-    assert 0.0 in _edges(np.array([3.0]), around_zero=True)
+    assert 0.0 in bin_edges(values, around_zero=True)
+    assert 0.0 in bin_edges(np.array([3.0]), around_zero=True)
 
 
 def test_reporting_needs_no_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rm_experiments.config.schema import RunConfig, TrackingBackend, TrackingConfig, TrackingMode
 from rm_experiments.errors import ConfigError, TrainingError
@@ -53,6 +55,7 @@ class FakeWandb(ModuleType):
         self.errors = SimpleNamespace(Error=type("Error", (Exception,), {}))
         self.Settings = lambda **values: values
         self.Histogram = lambda values: ("histogram", values)
+        self.Image = lambda path: ("image", Path(path).name)
         self.Table = lambda columns, data: ("table", columns, data)
         self.logged_in: bool | Exception = False
         self.unreachable = False
@@ -272,6 +275,17 @@ def test_distributions_leave_out_what_is_not_finite(wandb: FakeWandb, tmp_path: 
     assert set(without) == {"global_step", "eval/rewards_chosen", "eval/rewards_rejected"}
 
 
+def test_pictures_are_logged_at_once_under_their_names(wandb: FakeWandb, tmp_path: Path) -> None:
+    tracker, _ = start(TrackingConfig(), tmp_path)
+
+    tracker.log_pictures(9, [tmp_path / "plots" / "training.png", tmp_path / "plots" / "length.png"])
+    tracker.log_pictures(9, [])
+
+    assert wandb.runs[0].logged == [
+        {"global_step": 9, "plots/training": ("image", "training.png"), "plots/length": ("image", "length.png")}
+    ]
+
+
 @pytest.mark.parametrize("exit_code", [0, 1, 143])
 def test_closing_passes_the_exit_code_and_says_where_the_run_is(
     wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int
@@ -294,6 +308,8 @@ def test_tensorboard_gets_the_same_names(tmp_path: Path) -> None:
     tracker.log(2, {"eval_loss": 0.5, "eval_bench_accuracy": 0.25, "train_lr": 0.125})
     tracker.log_records(2, {"reward_chosen": np.ones(3), "reward_rejected": np.zeros(3)}, [{"id": "a"}])
     tracker.summarise({"steps": 2, "status": "finished"})
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "margins.png")
+    tracker.log_pictures(2, [tmp_path / "margins.png"])
     assert tracker.finish(0) == []
 
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -302,6 +318,10 @@ def test_tensorboard_gets_the_same_names(tmp_path: Path) -> None:
     assert set(tags["scalars"]) == {"eval/loss", "eval/bench/accuracy", "train/lr", "summary/steps"}
     assert [(event.step, event.value) for event in events.Scalars("eval/bench/accuracy")] == [(2, 0.25)]
     assert set(tags["histograms"]) == {"eval/rewards_chosen", "eval/rewards_rejected"}
+    (picture,) = events.Images("plots/margins")
+    assert (picture.step, picture.width, picture.height) == (2, 4, 3)
+    with Image.open(io.BytesIO(picture.encoded_image_string)) as image:
+        assert set(image.convert("RGB").getdata()) == {(255, 0, 0)}
     assert said == [f"TensorBoard: tensorboard --logdir {tmp_path}"]
 
 

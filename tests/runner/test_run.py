@@ -35,9 +35,9 @@ OVERRIDES = [
 SUBSETS = ("list", "mention", "refuse", "sum")
 MODEL_FILES = {
     "MANIFEST.json", "README.md", "chat_template.jinja", "config.json", "config.yaml", "model.safetensors",
-    "plots/margins.png", "plots/rewards.png", "plots/training.png", "tokenizer.json", "tokenizer_config.json",
-    "training_args.bin",
+    "tokenizer.json", "tokenizer_config.json", "training_args.bin",
 }  # fmt: skip
+PLOTS = {f"plots/{name}.png" for name in ("training", "rewards", "margins", "calibration", "length", "subsets")}
 STATE_FILES = {"state/optimizer.safetensors", "state/processes.safetensors", "state/trainer.json"}
 # Mean of a whole evaluation set.
 EVAL_KEYS = {
@@ -125,15 +125,13 @@ def test_the_run_leaves_exactly_the_files_of_the_contract(run: Run) -> None:
     best = max(run.lines("eval"), key=lambda line: line["eval_accuracy"])["step"]
     kept = {4, 6, best}
     expected = {
-        "config.yaml", "environment.json", "metrics.jsonl", "summary.json", "data_report.json", "plots/training.png",
-        "plots/rewards.png", "plots/margins.png",
+        "config.yaml", "environment.json", "metrics.jsonl", "summary.json", "data_report.json", *PLOTS,
     }  # fmt: skip
     expected |= {f"eval/step_{step:08d}/eval.parquet" for step in (0, 2, 4, 6)}
     expected |= {f"checkpoints/step_{step:08d}/{name}" for step in kept for name in MODEL_FILES | STATE_FILES}
-    # A checkpoint's pictures are drawn when that takes little of the run's time.
-    expected -= {name for name in expected if name.startswith("checkpoints/") and "/plots/" in name}
-    expected |= {f"final/{name}" for name in MODEL_FILES | {"probe.jsonl"}}
+    expected |= {f"final/{name}" for name in MODEL_FILES | PLOTS | {"probe.jsonl"}}
 
+    # A checkpoint's pictures are drawn when that takes little of the run's time.
     found = {name for name in files(run.path) if not name.startswith("wandb/")}
     assert {name for name in found if not (name.startswith("checkpoints/") and "/plots/" in name)} == expected
     assert sorted(path.name for path in run.cwd.iterdir()) == ["run"]
@@ -198,7 +196,8 @@ def test_metrics_have_the_keys_of_the_contract_at_the_steps_of_the_schedule(run:
     assert [line["step"] for line in training] == [4, 6]
     for line in evaluations:
         keys = {"eval_" + name for name in EVAL_KEYS | of_subsets}
-        assert set(line) == keys | {"step", "kind", "eval_seconds"}
+        # Rewards that are no better than chance fit no temperature.
+        assert set(line) - {"eval_temperature"} == keys | {"step", "kind", "eval_seconds"}
     for line in training:
         assert set(line) == {"train_" + name for name in TRAIN_KEYS} | {"step", "kind"}
     assert [line["train_total_pairs"] for line in training] == [64.0, 96.0]
@@ -355,6 +354,22 @@ def test_the_summary_says_how_the_run_ended_and_what_it_reached(run: Run) -> Non
     assert summary["peak_memory_mb"] > 0
 
 
+def test_what_is_off_is_in_the_summary_the_terminal_and_the_card(run: Run) -> None:
+    found = read_json(run.path / "summary.json")["sanity"]
+    card = (run.final / "README.md").read_text(encoding="utf-8")
+
+    assert isinstance(found, list)
+    assert "swapped_sides" not in {one["kind"] for one in found}
+    for one in found:
+        where = f"{one['eval_set']}: " if one["eval_set"] else ""
+        assert f"{one['severity'].capitalize()}: {where}{one['sentence']}" in run.stdout.splitlines()
+    section = card.split("## Sanity checks")[1].split("\n## ")[0]
+    assert section.count("\n* **") == len(found)
+    assert ("Nothing was found." in section) == (not found)
+    checkpoint = (run.path / "checkpoints" / "last" / "README.md").read_text(encoding="utf-8")
+    assert "## Sanity checks" not in checkpoint
+
+
 def test_the_data_report_counts_what_was_read(run: Run) -> None:
     splits = read_json(run.path / "data_report.json")["splits"]
 
@@ -437,9 +452,19 @@ def test_wandb_holds_distributions_examples_and_the_exit_code(wandb_records: lis
     named = {key.split(".")[0] for item in items for key in item}
 
     assert {"eval/rewards_chosen", "eval/rewards_rejected", "eval/most_wrong_pairs"} <= named
+    assert {one.removesuffix(".png") for one in PLOTS} <= named
     # A zero leaves no trace in the file.
     (end,) = content(wandb_records, "exit")
     assert end.get("exit_code", 0) == 0
+
+
+def test_wandb_holds_the_pictures_once_as_they_are(run: Run) -> None:
+    (media,) = (run.path / "wandb").glob("offline-run-*/files/media/images/plots")
+
+    # W&B adds its own step and a hash to each name.
+    stored = {path.name.split("_")[0]: path.read_bytes() for path in media.iterdir()}
+    assert len(list(media.iterdir())) == len(PLOTS)
+    assert stored == {Path(name).stem: (run.path / name).read_bytes() for name in PLOTS}
 
 
 def test_a_finished_run_is_left_as_it_is(run: Run) -> None:
