@@ -66,10 +66,9 @@ def reliability(records: Records, bins: int = NUM_BINS) -> list[Bin]:
     """The reliability curve: for each bin that has pairs, how sure the model is and how often it is right.
 
     The bins are those of the ECE, which is the weighted mean of |right - confidence| over them. The interval is
-    Wilson's (J. Am. Stat. Assoc. 22, 1927) for as many observations as the bin has prompts, prompts of unequal weight
-    counting less: (sum of w)^2 / sum of w^2. Pairs of one prompt thus count as one observation, which is right when
-    they stand and fall together and too wide otherwise. A bootstrap would give bins whose pairs are all right, as the
-    surest ones usually are, an interval of no width.
+    Wilson's (J. Am. Stat. Assoc. 22, 1927) for as many observations as `num_observations` finds, because pairs of one
+    prompt are not independent. A bootstrap over prompts would give bins whose pairs are all right, as the surest ones
+    usually are, an interval of no width.
     """
     records = _sided(records)
     confidence, right = _confidence_and_right(records["margin"])
@@ -79,7 +78,7 @@ def reliability(records: Records, bins: int = NUM_BINS) -> list[Bin]:
         inside = index == number
         weight = records["weight"][inside]
         share = _mean(right[inside], weight)
-        low, high = wilson(share, num_observations(records["prompt_id"][inside], weight))
+        low, high = wilson(share, num_observations(records["prompt_id"][inside], right[inside], weight))
         one = Bin(
             low=float(edges[number]), high=float(edges[number + 1]), confidence=_mean(confidence[inside], weight),
             right=share, right_ci_low=low, right_ci_high=high, num_pairs=len(weight), weight=float(weight.sum()),
@@ -156,29 +155,46 @@ def wilson(share: float, observations: float, z: float = _Z) -> tuple[float, flo
     return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
-def num_observations(prompt_id: NDArray[Any], weight: Vector) -> float:
-    """As how many independent observations pairs count at least: their prompts, those of unequal weight for less."""
+def num_observations(prompt_id: NDArray[Any], values: Vector, weight: Vector) -> float:
+    """As how many independent observations the mean of `values` in [0, 1] counts, pairs of one prompt being related.
+
+    p (1 - p) over the variance of the mean p between prompts: the effective number of a clustered sample, with which
+    intervals of a share keep their level (Korn and Graubard, Survey Methodology 24, 1998). At least the prompts, the
+    case that all pairs of one stand and fall together, and at most the pairs, those of unequal weight counting less:
+    (sum of w)^2 / sum of w^2. Where all values are 0 or all are 1 there is no variance to see, so it is the least.
+    """
     if not len(weight):
         return 0.0
     _, cluster = np.unique(prompt_id.astype(str), return_inverse=True)
-    total = np.bincount(cluster, weights=weight)
-    return float(total.sum() ** 2 / (total**2).sum())
+    whole, of_prompts = float(weight.sum()), np.bincount(cluster, weights=weight)
+    least, most = whole**2 / float((of_prompts**2).sum()), whole**2 / float((weight**2).sum())
+    mean = _mean(values, weight)
+    binomial, prompts = mean * (1 - mean), len(of_prompts)
+    if binomial <= 0 or prompts < 2:
+        return least
+    moved = np.bincount(cluster, weights=weight * (values - mean))
+    variance = prompts / (prompts - 1) * float((moved**2).sum()) / whole**2
+    return min(max(binomial / variance, least), most) if variance > 0 else most
 
 
 def ece_of_chance(records: Records, quantile: float, draws: int = 10_000, bins: int = NUM_BINS) -> float:
     """The ECE that a perfectly calibrated model with these confidences stays below with probability `quantile`.
 
-    A bin's gap is a sum of many pairs' (right - confidence) and taken as normal. Pairs of one prompt are taken to be
-    right or wrong together, as in `reliability`. The draws are the same every time.
+    A bin's gap is a sum of many pairs' (right - confidence) and taken as normal, with the variance of independent pairs
+    or, where it is larger, with that between the prompts. The draws are the same every time.
     """
     records = _sided(records)
     weight = records["weight"]
-    confidence, _ = _confidence_and_right(records["margin"])
+    confidence, right = _confidence_and_right(records["margin"])
+    index = _bin_index(confidence, bins)
+    independent = np.bincount(index, weights=weight**2 * confidence * (1 - confidence), minlength=bins)
     _, cluster = np.unique(records["prompt_id"].astype(str), return_inverse=True)
-    cell = cluster * bins + _bin_index(confidence, bins)
-    cells, inside = np.unique(cell, return_inverse=True)
-    spread = np.bincount(inside, weights=weight * np.sqrt(confidence * (1 - confidence)))
-    variance = np.bincount(cells % bins, weights=spread**2, minlength=bins)
+    # From the bin's own gap: an error of calibration is no variance.
+    total = np.maximum(np.bincount(index, weights=weight, minlength=bins), np.finfo(np.float64).tiny)
+    gap = np.bincount(index, weights=weight * (right - confidence), minlength=bins) / total
+    cells, inside = np.unique(cluster * bins + index, return_inverse=True)
+    moved = np.bincount(inside, weights=weight * (right - confidence - gap[index]))
+    variance = np.maximum(independent, np.bincount(cells % bins, weights=moved**2, minlength=bins))
     gaps = np.random.default_rng(0).standard_normal((draws, bins)) * np.sqrt(variance)
     return float(np.quantile(np.abs(gaps).sum(axis=1) / weight.sum(), quantile))
 
@@ -197,12 +213,13 @@ def _root(slope: Any) -> float | None:
             return at
         low, high = (at, high) if value < 0 else (low, at)
         step = at - value / derivative if derivative > 0 else math.nan
-        # Newton's step where it stays inside the bracket, else half of the bracket.
-        following = step if low < step < high else (low + high) / 2
         # Newton's next step would be about the square of this one, relative to `at`.
-        if abs(following - at) <= 1e-11 * at or not low < following < high:
-            return following
-        at = following
+        if abs(step - at) <= 1e-10 * at:
+            return step
+        # Newton's step where it stays inside the bracket, else half of the bracket.
+        at = step if low < step < high else (low + high) / 2
+        if not low < at < high:
+            return at
     return at
 
 

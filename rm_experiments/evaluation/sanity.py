@@ -196,8 +196,8 @@ def _accuracy(records: Records, name: str, best_achievable: float | None) -> lis
     # Ties count half: a model that tells nothing apart is at chance, not below it.
     right = np.where(records["margin"] == 0, 0.5, records["margin"] > 0)
     accuracy, strict = _mean(right, weight), _mean(records["margin"] > 0, weight)
-    number, found = num_observations(prompts, weight), []
-    if wilson(accuracy, number, _Z)[1] < 0.5:
+    found = []
+    if wilson(accuracy, num_observations(prompts, right, weight), _Z)[1] < 0.5:
         # Benchmarks are made to be hard in ways that a model may well fall for; the main set is not.
         main = name == MAIN_SET
         why = "Are chosen and rejected swapped?" if main else "It falls for what the set was made to test, or swapped?"
@@ -205,6 +205,7 @@ def _accuracy(records: Records, name: str, best_achievable: float | None) -> lis
         found.append(
             Finding(kind="below_chance", severity=SERIOUS if main else NOTICE, eval_set=name, sentence=sentence)
         )
+    number = num_observations(prompts, records["margin"] > 0, weight)
     if best_achievable is not None and wilson(strict, number, _Z)[0] > best_achievable:
         sentence = (
             f"accuracy {strict:.3f} on {len(weight):,} pairs is above the {best_achievable:.3f} that is achievable: "
@@ -221,10 +222,10 @@ def _length(records: Records, name: str) -> list[Finding]:
     if not len(weight):
         return []
     found = []
-    number = num_observations(records["prompt_id"], weight)
-    rules = {"longer": difference > 0, "shorter": difference < 0}
-    by_rules = {rule: _mean(np.where(difference == 0, 0.5, right), weight) for rule, right in rules.items()}
-    rule, by_rule = max(by_rules.items(), key=lambda one: one[1])
+    sides = {"longer": difference > 0, "shorter": difference < 0}
+    rules = {name: np.where(difference == 0, 0.5, side) for name, side in sides.items()}
+    rule = max(rules, key=lambda one: _mean(rules[one], weight))
+    by_rule, number = _mean(rules[rule], weight), num_observations(records["prompt_id"], rules[rule], weight)
     accuracy = _mean(np.where(margin == 0, 0.5, margin > 0), weight)
     # Where the labels do not lean to one side beyond doubt, the rule is as good as a coin.
     if wilson(by_rule, number, _Z)[0] > 0.5 and accuracy <= by_rule:
@@ -248,9 +249,8 @@ def _length(records: Records, name: str) -> list[Finding]:
 
 def _calibration(records: Records, name: str) -> list[Finding]:
     values = calibration(records)
-    number = num_observations(_sided(records)["prompt_id"], _sided(records)["weight"])
     # The error of chance is only known for sums of several pairs.
-    if values.get("ece", 0.0) < _CALIBRATION or number < _FEW_PROMPTS:
+    if values.get("ece", 0.0) < _CALIBRATION or len(np.unique(records["prompt_id"].astype(str))) < _FEW_PROMPTS:
         return []
     chance = ece_of_chance(records, _CHANCE_QUANTILE)
     if values["ece"] <= chance:
@@ -259,7 +259,7 @@ def _calibration(records: Records, name: str) -> list[Finding]:
     advice = "no temperature would mend it"
     if fitted is not None:
         advice = (
-            f"the model is too {'sure' if fitted > 1 else 'unsure'} of itself; dividing rewards by {fitted:.2f} fits"
+            f"the model is too {'sure' if fitted > 1 else 'unsure'} of itself; dividing rewards by {fitted:.3g} fits"
         )
     sentence = (
         f"calibration error {values['ece']:.3f} (a calibrated model stays below {chance:.3f} on these pairs): {advice}"

@@ -1,7 +1,7 @@
 """Pictures of where the model is right: by its own confidence, by difference in length, by subset.
 
-Pairs whose label is a tie have no right side and are left out. Intervals are Wilson's at 95%, in which all pairs of one
-prompt count as a single observation (see `rm_experiments.evaluation.calibration.reliability`).
+Pairs whose label is a tie have no right side and are left out. Intervals are Wilson's at 95%, for as many observations as
+`rm_experiments.evaluation.calibration.num_observations` finds: pairs of one prompt are not independent.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def plot_subsets(records: Columns, path: Path, title: str) -> None:
             whole = _part(records, np.ones(len(names), dtype=bool), "all")
             axes.axvline(whole.accuracy, color=VERMILLION, ls="--", lw=1.5, label=f"all pairs: {whole.accuracy:.1%}")
             places = np.arange(len(parts))
-            for y in places:
+            for y in range(len(parts)):
                 # Leads the eye from a name to its mark.
                 axes.axhline(y, color="#eeeeee", lw=0.7, zorder=0.5)
             _points(axes, places, [(one.accuracy, one.low, one.high) for one in parts], "95% interval", flat=True)
@@ -185,9 +185,9 @@ def _usable(records: Columns) -> Columns:
 
 
 def _part(records: Columns, inside: NDArray[np.bool_], name: str) -> Part:
-    weight = records["weight"][inside]
-    accuracy = float(np.average(records["margin"][inside] > 0, weights=weight))
-    low, high = wilson(accuracy, num_observations(records["prompt_id"][inside], weight))
+    right, weight = (records["margin"][inside] > 0).astype(np.float64), records["weight"][inside]
+    accuracy = float(np.average(right, weights=weight))
+    low, high = wilson(accuracy, num_observations(records["prompt_id"][inside], right, weight))
     return Part(name=name, accuracy=accuracy, low=low, high=high, num_pairs=int(inside.sum()))
 
 
@@ -239,7 +239,7 @@ def _calibration_words(records: Columns) -> str:
     words = f"ECE {values['ece']:.3f}, Brier {values['brier']:.3f}"
     if "temperature" not in values:
         return f"{words}, no temperature fits"
-    words += f", temperature {values['temperature']:.2f}"
+    words += f", temperature {values['temperature']:.3g}"
     return words + (f" (ECE {fitted['ece_fitted']:.3f} with it)" if fitted else "")
 
 

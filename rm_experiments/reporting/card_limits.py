@@ -32,8 +32,9 @@ def sanity_section(findings: Sequence[Mapping[str, Any]] | None) -> str:
     if findings is None:
         return ""
     looked = (
-        "the loss before the first step, constant, saturated and rounded rewards, drift of their mean, accuracy below "
-        "chance or above what is achievable, length, calibration, and rewards with the sides of some pairs swapped"
+        "the loss before the first step, where there is an evaluation of it; constant, tied, saturated and rounded "
+        "rewards; drift of their mean; accuracy below chance or above what is achievable; length; calibration; and "
+        "rewards with the sides of some pairs swapped"
     )
     if not findings:
         return f"## Sanity checks\n\nNothing was found. Looked at: {looked}."

@@ -72,7 +72,7 @@ def plot_training(history: History, path: Path, best_achievable_accuracy: float 
             axes.set_title(title + on_pairs, loc="left")
             _step_axis(axes)
         names, lines = list(handles), list(handles.values())
-        figure.legend(lines, names, loc="outside lower center", ncols=len(names), handlelength=2.6)
+        figure.legend(lines, names, loc="outside lower center", ncols=len(names), handlelength=2.2, columnspacing=1.2)
         save_figure(figure, path)
 
 
@@ -169,7 +169,7 @@ def _band(axes: Axes, history: History) -> Handles:
     if not len(steps):
         return {}
     low, high = low[at_low], high[at_high]
-    look = {"facecolor": (VERMILLION, 0.16), "edgecolor": (VERMILLION, 0.5), "linewidth": 0.6}
+    look: dict[str, Any] = {"facecolor": (VERMILLION, 0.16), "edgecolor": (VERMILLION, 0.5), "linewidth": 0.6}
     axes.fill_between(steps, low, high, zorder=1.2, **look)
     if len(steps) == 1:
         # A band of no width is not to be seen.

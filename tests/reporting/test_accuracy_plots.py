@@ -103,7 +103,7 @@ def test_calibration_draws_the_curve_with_its_numbers(drawn: list[Figure]) -> No
     assert first == "Calibration (n = 500 pairs)"
     numbers = calibration(values)
     assert second.startswith(
-        f"ECE {numbers['ece']:.3f}, Brier {numbers['brier']:.3f}, temperature {numbers['temperature']:.2f} (ECE 0."
+        f"ECE {numbers['ece']:.3f}, Brier {numbers['brier']:.3f}, temperature {numbers['temperature']:.3g} (ECE 0."
     )
     plot_calibration(records([1.0, 2.0]), Path("x.png"), "C")
     assert drawn[1].axes[0].get_title(loc="left").endswith(", no temperature fits")
@@ -135,7 +135,7 @@ def test_groups_of_lengths_hold_every_pair_once_and_never_both_signs() -> None:
     difference = np.random.default_rng(0).integers(-500, 900, 333).astype(float)
     difference[:9] = 0
     groups = _length_groups(difference)
-    assert sum(inside.astype(int) for _, inside in groups).tolist() == [1] * 333  # type: ignore[union-attr]
+    assert sum(inside.astype(int) for _, inside in groups).tolist() == [1] * 333
     assert all(len(set(np.sign(difference[inside]))) == 1 for _, inside in groups)
     lows = [difference[inside].min() for _, inside in groups]
     assert lows == sorted(lows)

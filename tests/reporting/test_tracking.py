@@ -321,7 +321,7 @@ def test_tensorboard_gets_the_same_names(tmp_path: Path) -> None:
     (picture,) = events.Images("plots/margins")
     assert (picture.step, picture.width, picture.height) == (2, 4, 3)
     with Image.open(io.BytesIO(picture.encoded_image_string)) as image:
-        assert set(image.convert("RGB").getdata()) == {(255, 0, 0)}
+        assert image.convert("RGB").getcolors() == [(12, (255, 0, 0))]
     assert said == [f"TensorBoard: tensorboard --logdir {tmp_path}"]
 
 
@@ -367,8 +367,10 @@ def test_a_run_that_ends_well_says_so_to_wandb(
     assert {key: call["config"][key] for key in to_plain(config)} == to_plain(config)
     assert call["config"]["run"]["max_steps"] == 1
     assert (call["name"], call["group"], call["dir"]) == ("well", None, tmp_path / "run")
-    assert [values["global_step"] for values in run.logged] == [1]
+    assert [values["global_step"] for values in run.logged] == [1, 1]
     assert "train/loss" in run.logged[0]
+    assert run.logged[1] == {"global_step": 1, "plots/training": ("image", "training.png")}
+    assert run.summary["sanity"] == ""
 
 
 @pytest.mark.parametrize(
