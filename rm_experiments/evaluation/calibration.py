@@ -177,7 +177,7 @@ def num_observations(prompt_id: NDArray[Any], values: Vector, weight: Vector) ->
     return min(max(binomial / variance, least), most) if variance > 0 else most
 
 
-def ece_of_chance(records: Records, quantile: float, draws: int = 10_000, bins: int = NUM_BINS) -> float:
+def ece_of_chance(records: Records, quantile: float, draws: int = 100_000, bins: int = NUM_BINS) -> float:
     """The ECE that a perfectly calibrated model with these confidences stays below with probability `quantile`.
 
     A bin's gap is a sum of many pairs' (right - confidence) and taken as normal, with the variance of independent pairs

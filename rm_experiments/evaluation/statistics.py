@@ -75,11 +75,9 @@ def resampled_sums(values: Floats, resamples: int = NUM_RESAMPLES, seed: int = 0
     constant = (values == values[0]).all(axis=0)
     sums = np.tile(number * values[0], (resamples, 1))
     step = max(1, _CHUNK // number)
-    # Small enough for the processor's cache, which decides how long this takes.
-    kind = np.int16 if number <= 2**15 else np.int32
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
-        drawn = generator.integers(number, size=(size, number), dtype=kind)
+        drawn = generator.integers(number, size=(size, number), dtype=np.int32)
         if width - constant.sum() <= 3:
             for column in np.flatnonzero(~constant):
                 sums[start : start + size, column] = values[:, column].take(drawn).sum(axis=1)

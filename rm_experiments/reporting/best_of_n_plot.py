@@ -9,17 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from rm_experiments.evaluation.best_of_n import BestOfNCurve, Vector
-from rm_experiments.reporting.plots import (
-    _BLUE,
-    _GREEN,
-    _GREY,
-    _INK,
-    _STYLE,
-    _VERMILLION,
-    _figure,
-    _reference,
-    _save,
-    _short,
+from rm_experiments.reporting.plot_style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    STYLE,
+    VERMILLION,
+    new_figure,
+    reference_line,
+    save_figure,
+    short,
 )
 
 _CLOSEST = 0.055
@@ -37,20 +37,20 @@ def plot_best_of_n(curve: BestOfNCurve, path: Path, title: str) -> None:
         path: the PNG to write.
         title: the name of the set.
     """
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = _figure(9)
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = new_figure(9)
         left, right = figure.subplots(1, 2)
-        (best,) = left.plot(curve.kl, curve.best, color=_GREEN, ls="-.", lw=1.6, marker="^", ms=4)
-        gold = _line(left, curve.kl, curve.gold, (curve.gold_low, curve.gold_high), _BLUE, "-", "o")
-        random = _reference(left, 0.0, "", _GREY, ":")
-        proxy = _line(right, curve.kl, curve.proxy, (curve.proxy_low, curve.proxy_high), _VERMILLION, "--", "s")
-        _reference(right, 0.0, "", _GREY, ":")
+        (best,) = left.plot(curve.kl, curve.best, color=GREEN, ls="-.", lw=1.6, marker="^", ms=4)
+        gold = _line(left, curve.kl, curve.gold, (curve.gold_low, curve.gold_high), BLUE, "-", "o")
+        random = reference_line(left, 0.0, "", GREY, ":")
+        proxy = _line(right, curve.kl, curve.proxy, (curve.proxy_low, curve.proxy_high), VERMILLION, "--", "s")
+        reference_line(right, 0.0, "", GREY, ":")
         handles = {
             "best by reward: gold": gold, "best by gold: gold": best, "best by reward: reward": proxy,
             "a random answer": random,
         }  # fmt: skip
         handles |= _marks(left, curve)
-        of = f"{_short(title, 30)}: {curve.num_prompts:,} prompt{'' if curve.num_prompts == 1 else 's'}"
+        of = f"{short(title, 30)}: {curve.num_prompts:,} prompt{'' if curve.num_prompts == 1 else 's'}"
         left.set_title(f"Gold ({of})", loc="left", parse_math=False)
         right.set_title("Proxy (reward of the model)", loc="left")
         left.set_ylabel("gain in gold score")
@@ -60,7 +60,7 @@ def plot_best_of_n(curve: BestOfNCurve, path: Path, title: str) -> None:
         figure.legend(
             list(handles.values()), list(handles), loc="outside lower center", ncols=3, handlelength=2.6
         )  # fmt: skip
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _line(
@@ -74,9 +74,9 @@ def _line(
 def _marks(axes: Axes, curve: BestOfNCurve) -> dict[str, Line2D]:
     """The peak of gold and where it is lower again, by their names in the legend, which says where it is not."""
     place = {int(n): index for index, n in enumerate(curve.n)}
-    marked = {f"highest gold: n = {curve.peak}": (curve.peak, "*", _INK)}
+    marked = {f"highest gold: n = {curve.peak}": (curve.peak, "*", INK)}
     if curve.gamed_from is not None:
-        marked[f"gamed from n = {curve.gamed_from}"] = (curve.gamed_from, "X", _VERMILLION)
+        marked[f"gamed from n = {curve.gamed_from}"] = (curve.gamed_from, "X", VERMILLION)
     found = {}
     for name, (n, marker, colour) in marked.items():
         at = place[n]

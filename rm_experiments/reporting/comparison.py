@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from rm_experiments.evaluation.calibration import reliability
 from rm_experiments.evaluation.comparing import Comparison, Standing
-from rm_experiments.evaluation.metrics import record_metrics
+from rm_experiments.evaluation.metrics import record_metrics, slug
 from rm_experiments.evaluation.records import Records
 
 MAIN_SET = "eval"
 _MOST_ROWS, _MOST_SPREAD = 600, 300
 """Pairs of a set on the page, and how many of them are those on which the models disagree most."""
+_OF_SUBSETS = ("accuracy", "accuracy_ci_low", "accuracy_ci_high", "loss", "margin", "num_pairs")
 _MOST_STEPS = 400
 """Points of a curve."""
 _CURVES = {"accuracy": "accuracy", "low": "accuracy_ci_low", "high": "accuracy_ci_high", "loss": "loss"}
@@ -119,7 +120,7 @@ def _run(number: int, run: RunView, inputs: CompareInputs, chosen: Mapping[str, 
     return {
         "id": number, "label": run.label, "path": run.path, "group": run.group, "seed": run.seed,
         "status": run.status, "step": run.step, "seconds": run.seconds, "options": dict(run.options),
-        "metrics": {name: record_metrics(run.records[name], resamples=2000) for name in sets},
+        "metrics": {name: _metrics(run.records[name]) for name in sets},
         "curves": _curves(run.lines, sets),
         "calibration": {
             name: [[one.confidence, one.right, one.num_pairs] for one in reliability(run.records[name])]
@@ -127,6 +128,16 @@ def _run(number: int, run: RunView, inputs: CompareInputs, chosen: Mapping[str, 
         },
         "margins": {name: [float(f"{one:.5g}") for one in run.records[name]["margin"][chosen[name]]] for name in sets},
     }  # fmt: skip
+
+
+def _metrics(records: Records) -> dict[str, float]:
+    """The metrics, those of subsets under the subset's own name, which metrics.jsonl cannot always have."""
+    values = record_metrics(records, resamples=2000)
+    for subset in {str(one) for one in records["subset"] if one is not None}:
+        for key in _OF_SUBSETS:
+            if f"{slug(subset)}_{key}" in values:
+                values[f"{subset}_{key}"] = values[f"{slug(subset)}_{key}"]
+    return values
 
 
 def _curves(lines: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rm_experiments.config.compose import load_data_settings
+from rm_experiments.config.data_schema import DataConfig
 from rm_experiments.data.cache import DataCache
 from rm_experiments.data.pairs import answer_text, prompt_messages, turn_text
 from rm_experiments.data.splits import load_evaluation
 from rm_experiments.errors import UserError
-from rm_experiments.runner.run_dir import CONFIG_FILE
+from rm_experiments.runner.run_dir import CONFIG_FILE, ENVIRONMENT_FILE
 
 _MOST_CHARACTERS = 4000
 
@@ -20,6 +23,7 @@ def pair_texts(run_dir: Path, name: str, ids: list[str]) -> dict[str, tuple[str,
     """Prompt, chosen and rejected by `pair_id`, of the pairs `ids` of the set `name`; or why they cannot be had."""
     try:
         data, seed = load_data_settings(run_dir / CONFIG_FILE)
+        _from_working_directory(data, run_dir)
         split = load_evaluation(data, seed, DataCache(data.cache_dir)).get(name)
     except (UserError, OSError, ValueError) as error:
         return f"the data of {run_dir} cannot be read again: {error}"
@@ -38,6 +42,24 @@ def pair_texts(run_dir: Path, name: str, ids: list[str]) -> dict[str, tuple[str,
     if not found:
         return f"the data of {run_dir} has changed since: none of its pairs is the same"
     return found
+
+
+def _from_working_directory(data: DataConfig, run_dir: Path) -> None:
+    """Relative paths are those of the directory in which the run was started."""
+    try:
+        start = Path(json.loads((run_dir / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["working_directory"])
+    except (OSError, ValueError, KeyError):
+        return
+
+    def placed(source: Any) -> Any:
+        if isinstance(source, list):
+            return [placed(one) for one in source]
+        moved = start / str(source)
+        return str(moved) if isinstance(source, str) and not Path(source).exists() and moved.exists() else source
+
+    data.train, data.eval = placed(data.train), placed(data.eval)
+    for one in (*data.eval_sets.values(), *data.mixture.values()):
+        one.source = placed(one.source)
 
 
 def _cut(text: str) -> str:

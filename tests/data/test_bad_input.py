@@ -694,7 +694,7 @@ def test_same_file_through_a_link() -> None:
 def test_unknown_format() -> None:
     fails(
         "x.jsonl",
-        "data.format=hh_rlfh: allowed are auto, best_of, hh_rlhf, pairwise, pointwise, preference, responses and, of "
+        "data.format=hh_rlfh: allowed are auto, best_of, best_of_n, hh_rlhf, pairwise, pointwise, preference, responses and, of "
         f"published data sets, {', '.join(sorted(DATASETS))}; did you mean data.format=hh_rlhf?",
         format="hh_rlfh",
     )
@@ -711,7 +711,7 @@ def test_evaluation_sets_name_their_own_settings() -> None:
     )
     fails(
         "x.jsonl",
-        "data.eval_sets.hard.format=csv: allowed are auto, best_of, hh_rlhf, pairwise,",
+        "data.eval_sets.hard.format=csv: allowed are auto, best_of, best_of_n, hh_rlhf, pairwise,",
         key=key,
         format="csv",
     )

@@ -125,6 +125,7 @@ def test_length_metrics_by_hand(records: Records) -> None:
             "pick_longest": 2.5 / 6,
             "accuracy_chosen_shorter": 2 / 3,
             "accuracy_chosen_longer": 1 / 2,
+            "length_controlled_accuracy": (2 / 3 + 1 / 2) / 2,
             "length_correlation": correlation,
         },
         rel=1e-12,
@@ -147,6 +148,14 @@ def test_length_metrics_that_are_not_defined_are_left_out(
     assert set(length_bias(records)) == names
 
 
+def test_a_rule_that_knows_lengths_only_has_a_length_controlled_accuracy_of_one_half() -> None:
+    chosen, rejected = [9, 9, 9, 2], [5, 5, 5, 5]
+    records = make([9.0, 9.0, 9.0, 2.0], [5.0] * 4, num_chars_chosen=chosen, num_chars_rejected=rejected)
+    values = core_metrics(records) | length_bias(records)
+    assert values["accuracy"] == values["pick_longest"] == 0.75
+    assert values["length_controlled_accuracy"] == 0.5
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_length_correlation_of_a_model_that_only_measures_length(sign: int) -> None:
     records = make([3.0, 1.0, -4.0], [0.0] * 3, num_chars_chosen=[9 + sign * 3, 9 + sign, 9 - sign * 4])
@@ -156,7 +165,14 @@ def test_length_correlation_of_a_model_that_only_measures_length(sign: int) -> N
 def test_all_metrics_of_a_set(records: Records) -> None:
     values = metrics(records, objective_of(LossConfig(use_margin=True)), resamples=50)
     own_loss = (nls(LN3 - 1) + nls(-LN3) + 2 * math.log(2) + nls(LN3) + nls(2 * LN3)) / 6
+    # Resampled: both of a prompt of its own, one right; three of which one is wrong.
+    of_subsets = {
+        f"{name}_{key}": value
+        for name, subset in (("a-b", "a b"), ("c", "c"))
+        for key, value in interval(select(records, records["subset"] == subset), 50).items()
+    }
     subsets = {
+        **of_subsets,
         "a-b_accuracy": 0.5,
         "a-b_loss": (nls(LN3) + nls(-LN3)) / 2,
         "a-b_margin": 0.0,
@@ -255,7 +271,7 @@ def test_interval_of_a_single_prompt_or_of_equal_outcomes_is_a_point(records: Re
 def test_interval_does_not_depend_on_the_chunk_that_bounds_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     records = random_records(1)
     whole = interval(records, 500)
-    monkeypatch.setattr("rm_experiments.evaluation.metrics._CHUNK", 64)
+    monkeypatch.setattr("rm_experiments.evaluation.statistics._CHUNK", 64)
     assert interval(records, 500) == whole
 
 

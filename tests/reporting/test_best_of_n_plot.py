@@ -27,8 +27,8 @@ def curve(count: int = 16, gamed: bool = False) -> BestOfNCurve:
 def drawn(shown: BestOfNCurve, path: Path, monkeypatch: pytest.MonkeyPatch, title: str = "sandbox") -> Figure:
     """The figure that was written to `path`."""
     figures = []
-    save = best_of_n_plot._save
-    monkeypatch.setattr(best_of_n_plot, "_save", lambda figure, where: (figures.append(figure), save(figure, where)))
+    save = best_of_n_plot.save_figure
+    monkeypatch.setattr(best_of_n_plot, "save_figure", lambda figure, where: (figures.append(figure), save(figure, where)))
     plot_best_of_n(shown, path, title)
     with Image.open(path) as image:
         image.load()
