@@ -55,7 +55,7 @@ def _evaluate(config: EvaluationConfig, typed: list[str]) -> None:
     from rich.console import Console
 
     from rm_experiments.reporting.console import results_console
-    from rm_experiments.reporting.evaluation_table import print_breakdown, print_set
+    from rm_experiments.reporting.evaluation_table import print_breakdown, print_scores, print_set
     from rm_experiments.runner.evaluate import EvaluationResult, evaluate_models
 
     result: EvaluationResult = evaluate_models(config, typed)
@@ -71,9 +71,14 @@ def _evaluate(config: EvaluationConfig, typed: list[str]) -> None:
         console.print()
         rows = [(one.checkpoint.name, one.metrics[name]) for one in having]
         print_set(console, name, having[0].sources[name], rows)
+        if name in having[0].benchmarks:
+            print_scores(console, having[0].benchmarks[name], rows)
         if len(having) == 1:
             for setting, parts in having[0].breakdowns[name].items():
                 print_breakdown(console, setting, parts)
+    for one in result.evaluated:
+        for finding in one.findings:
+            console.print(f"{one.checkpoint.name}: {finding.line}", markup=False, style="yellow", soft_wrap=True)
     console.print()
     console.print(f"Numbers  {result.directory}", markup=False, soft_wrap=True)
     if len(result.evaluated) > 1:

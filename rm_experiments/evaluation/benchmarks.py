@@ -9,8 +9,9 @@ from typing import NamedTuple
 from rm_experiments.config.data_schema import DataConfig
 from rm_experiments.errors import DataError
 from rm_experiments.evaluation import benchmark_scores
-from rm_experiments.evaluation.metrics import NUM_RESAMPLES, Objective, metrics
+from rm_experiments.evaluation.metrics import Objective, metrics
 from rm_experiments.evaluation.records import Records
+from rm_experiments.evaluation.statistics import NUM_RESAMPLES
 
 
 class Published(NamedTuple):

@@ -18,9 +18,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from rm_experiments.evaluation.metrics import NUM_RESAMPLES
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.response_groups import RatedResponses, rated_responses
+from rm_experiments.evaluation.statistics import NUM_RESAMPLES
 
 Vector = NDArray[np.float64]
 

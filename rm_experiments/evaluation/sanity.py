@@ -205,7 +205,7 @@ def _accuracy(records: Records, name: str, best_achievable: float | None) -> lis
         found.append(
             Finding(kind="below_chance", severity=SERIOUS if main else NOTICE, eval_set=name, sentence=sentence)
         )
-    number = num_observations(prompts, records["margin"] > 0, weight)
+    number = num_observations(prompts, (records["margin"] > 0).astype(np.float64), weight)
     if best_achievable is not None and wilson(strict, number, _Z)[0] > best_achievable:
         sentence = (
             f"accuracy {strict:.3f} on {len(weight):,} pairs is above the {best_achievable:.3f} that is achievable: "

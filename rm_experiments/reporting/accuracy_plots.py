@@ -1,7 +1,7 @@
 """Pictures of where the model is right: by its own confidence, by difference in length, by subset.
 
-Pairs whose label is a tie have no right side and are left out. Intervals are Wilson's at 95%, for as many observations as
-`rm_experiments.evaluation.calibration.num_observations` finds: pairs of one prompt are not independent.
+Pairs whose label is a tie have no right side and are left out. Intervals are Wilson's at 95%, for as many observations
+as `rm_experiments.evaluation.calibration.num_observations` finds: pairs of one prompt are not independent.
 """
 
 from __future__ import annotations

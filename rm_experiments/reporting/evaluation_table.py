@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rm_experiments.evaluation.benchmarks import BENCHMARKS
 from rm_experiments.evaluation.breakdown import Part
 from rm_experiments.reporting.markdown import is_finite
 
@@ -18,6 +19,9 @@ _COLUMNS = {
 }  # fmt: skip
 _WIDE, _NARROW = 96, 2
 """Columns of a terminal from which all metrics are shown beside the names of models; and how many below."""
+
+
+_FIGURES = ("score", "regret", "peak_n", "spearman")
 
 
 def print_set(console: Console, name: str, source: str, rows: Sequence[tuple[str, Mapping[str, float]]]) -> None:
@@ -49,6 +53,25 @@ def print_set(console: Console, name: str, source: str, rows: Sequence[tuple[str
             table.add_row(escape(subset), f"{values[f'{subset}_num_pairs']:,.0f}", _number(inside["accuracy"]),
                           _interval(inside), _number(inside["loss"], 3))  # fmt: skip
         console.print(table)
+
+
+def print_scores(console: Console, rule: str, rows: Sequence[tuple[str, Mapping[str, float]]]) -> None:
+    """What a benchmark's own rule gives, and below it what others reported by it.
+
+    Args:
+        rule: a name in BENCHMARKS.
+        rows: label and metrics of each model.
+    """
+    published = BENCHMARKS[rule].published
+    figures = [key for key in rows[0][1] if key.endswith(("_score", "_gold")) or key in _FIGURES]
+    models = [escape(label) for label, _ in rows] if len(rows) > 1 else ["This model"]
+    table = _table(f"{rule}, its own rule", *models, *(f"({number})" for number in range(1, len(published) + 1)))
+    for key in figures:
+        others = (_number(one.figures.get(key)) for one in published)
+        table.add_row(key, *(_number(values.get(key)) for _, values in rows), *others)
+    console.print(table)
+    for number, one in enumerate(published, start=1):
+        console.print(f"({number}) {one.model}: {one.source}", markup=False, style="dim", soft_wrap=True)
 
 
 def print_breakdown(console: Console, setting: str, parts: Sequence[Part]) -> None:

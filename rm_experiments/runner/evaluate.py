@@ -25,14 +25,19 @@ from rm_experiments.data.templates import prepare_tokenizer
 from rm_experiments.data.tokenization import tokenize_split
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.evaluation.benchmarks import benchmark_of, set_metrics
+from rm_experiments.evaluation.best_of_n import curve_of_records
 from rm_experiments.evaluation.breakdown import Part, breakdown
 from rm_experiments.evaluation.evaluate import evaluate, objective_of
-from rm_experiments.evaluation.metrics import metrics, prefixed
+from rm_experiments.evaluation.metrics import prefixed
 from rm_experiments.evaluation.records import Records, write_records
+from rm_experiments.evaluation.sanity import Finding, findings
+from rm_experiments.evaluation.swapped import swapped_probe
 from rm_experiments.launch import ranks
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.loading import SavedModel, load_saved, open_saved
 from rm_experiments.modeling.reward_model import max_positions
+from rm_experiments.reporting.best_of_n_plot import plot_best_of_n
 from rm_experiments.reporting.card_evaluation import write_evaluation_into_card
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.plots import write_plots
@@ -75,6 +80,10 @@ class Evaluated:
     """By set, without prefix."""
     breakdowns: dict[str, dict[str, list[Part]]]
     """By set and setting."""
+    benchmarks: dict[str, str]
+    """The rule of each set that has one."""
+    findings: list[Finding]
+    """What is off."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -270,14 +279,23 @@ def _evaluate(config: EvaluationConfig, prepared: _Prepared, accelerator: Any) -
                 f"(row {bad[0]})"
             )
         records[name] = found
-        measured[name] = metrics(found, objective_of(loss))
+        measured[name] = set_metrics(found, objective_of(loss), benchmark_of(prepared.data, name))
         try:
             parts[name] = {one: breakdown(found, *breakdown_of(one)) for one in config.breakdown}
         except ValueError as error:
             raise ConfigError(f"breakdown: {error}") from error
     sources = {name: split.source for name, split in prepared.splits.items()}
+    rules = {name: benchmark_of(prepared.data, name) for name in sources}
+    first = next(iter(prepared.pairs.values()))
+    precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    probe = swapped_probe(first, lambda few: evaluate(accelerator, model, few, batcher, budget), precision)
+    best = {name: split.counts.get("best_achievable", {}).get("accuracy") for name, split in prepared.splits.items()}
+    found_off = findings(
+        records, probe=probe, best_achievable={name: one for name, one in best.items() if one is not None}
+    )
     evaluated = Evaluated(
         checkpoint=prepared.checkpoint, sources=sources, metrics=measured, breakdowns=parts,
+        benchmarks={name: one for name, one in rules.items() if one is not None}, findings=found_off,
         notes=[*prepared.notes, note],
     )  # fmt: skip
     return evaluated, records
@@ -299,6 +317,7 @@ class _Folder:
         self._began = time.monotonic()
         self._lines: list[dict[str, Any]] = []
         self._records: dict[str, Records] = {}
+        self._benchmarks: dict[str, str] = {}
 
     def add(self, prepared: _Prepared, evaluated: Evaluated, records: dict[str, Records]) -> None:
         """Write one model's records and metrics."""
@@ -320,11 +339,12 @@ class _Folder:
             for name, one in evaluated.breakdowns.items()
         }
         values = flat(evaluated.metrics)
-        more = {"breakdown": parts} if self._config.breakdown else {}
+        more: dict[str, Any] = {"sanity": [one.plain() for one in evaluated.findings]}
+        more |= {"breakdown": parts} if self._config.breakdown else {}
         line = {"step": step, "kind": "eval", "checkpoint": prepared.checkpoint.name, **values}
         MetricsLog(path / METRICS_FILE).append(line)
         self._lines.append({**line, **more})
-        self._records = records
+        self._records, self._benchmarks = records, evaluated.benchmarks
 
     def finish(self) -> None:
         """Write the summary and pictures, and tell the tracker."""
@@ -336,11 +356,15 @@ class _Folder:
             "steps": last["step"],
             "checkpoints": [line["checkpoint"] for line in self._lines],
             "final": finite({key: value for key, value in last.items() if key.startswith("eval_")}),
-            **({"breakdown": last["breakdown"]} if "breakdown" in last else {}),
+            **{key: last[key] for key in ("sanity", "breakdown") if key in last},
             "seconds": time.monotonic() - self._began,
         })  # fmt: skip
         first = self._records.get("eval") or next(iter(self._records.values()))
         write_plots(self._path, MetricsLog(self._path / METRICS_FILE).read(), first, None)
+        for name, rule in self._benchmarks.items():
+            if rule == "best_of_n":
+                curve = curve_of_records(self._records[name])
+                plot_best_of_n(curve, self._path / "plots" / f"best_of_n_{name}.png", name)
         self._track()
 
     def _track(self) -> None:

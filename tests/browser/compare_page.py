@@ -1,6 +1,6 @@
 """compare.html in a real Chromium: every control is used, and pictures are taken.
 
-    python -m tests.browser.compare_page --out pictures/
+python -m tests.browser.compare_page --out pictures/
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def drive(values: dict[str, Any], width: int = 1400) -> dict[str, Any]:
     """
     script = Path(__file__).with_name("drive.js").read_text(encoding="utf-8")
     # The page's own policy would refuse the script of this test.
-    page = re.sub(r"script-src &#x27;sha256-[^;]*;", "script-src &#x27;unsafe-inline&#x27;;", render_compare_page(values))
+    page = re.sub(
+        r"script-src &#x27;sha256-[^;]*;", "script-src &#x27;unsafe-inline&#x27;;", render_compare_page(values)
+    )
     page = page.replace("<body>", f"<body>{_ERRORS}", 1).replace("</body>", f"<script>{script}</script></body>", 1)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "page.html"
@@ -57,7 +59,9 @@ def console(values: dict[str, Any]) -> list[str]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "page.html"
         path.write_text(render_compare_page(values), encoding="utf-8")
-        errors = _run(path, directory, 1400, 1000, "--dump-dom", "--virtual-time-budget=5000", "--enable-logging=stderr").stderr
+        errors = _run(
+            path, directory, 1400, 1000, "--dump-dom", "--virtual-time-budget=5000", "--enable-logging=stderr"
+        ).stderr
     return [line for line in errors.splitlines() if "CONSOLE" in line]
 
 
@@ -67,17 +71,37 @@ def picture(values: dict[str, Any], path: Path, width: int, height: int, dark: b
         page = Path(directory) / "page.html"
         page.write_text(render_compare_page(values), encoding="utf-8")
         more = ["--blink-settings=preferredColorScheme=0"] if dark else []
-        _run(page, directory, width, height, f"--screenshot={path.resolve()}", "--virtual-time-budget=5000", "--hide-scrollbars", *more)  # fmt: skip
+        _run(
+            page,
+            directory,
+            width,
+            height,
+            f"--screenshot={path.resolve()}",
+            "--virtual-time-budget=5000",
+            "--hide-scrollbars",
+            *more,
+        )
 
 
 def _run(page: Path, home: str, width: int, height: int, *options: str) -> subprocess.CompletedProcess[str]:
     browser = chromium()
     assert browser is not None, "there is no chromium"
     return subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={home}/profile",
-         f"--window-size={width},{height}", *options, page.as_uri()],
-        capture_output=True, text=True, timeout=180, check=True,
-    )  # fmt: skip
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={home}/profile",
+            f"--window-size={width},{height}",
+            *options,
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=True,
+    )
 
 
 def main() -> None:

@@ -28,7 +28,9 @@ def drawn(shown: BestOfNCurve, path: Path, monkeypatch: pytest.MonkeyPatch, titl
     """The figure that was written to `path`."""
     figures = []
     save = best_of_n_plot.save_figure
-    monkeypatch.setattr(best_of_n_plot, "save_figure", lambda figure, where: (figures.append(figure), save(figure, where)))
+    monkeypatch.setattr(
+        best_of_n_plot, "save_figure", lambda figure, where: (figures.append(figure), save(figure, where))
+    )
     plot_best_of_n(shown, path, title)
     with Image.open(path) as image:
         image.load()
