@@ -83,9 +83,9 @@ def _binned(values: NDArray[Any], column: str, bins: int) -> tuple[list[str], ND
         raise ValueError(f"{column} has no numbers to cut into bins; leave :{bins} out")
     numbers = values.astype(np.float64)
     finite = np.isfinite(numbers)
-    inner = np.empty(0)
-    if finite.any():
-        inner = np.unique(np.quantile(numbers[finite], np.linspace(0, 1, bins + 1), method="lower"))[1:-1]
+    ordered = np.sort(numbers[finite])
+    inner = np.unique(ordered[np.arange(1, bins) * len(ordered) // bins]) if len(ordered) else np.empty(0)
+    inner = inner[inner > ordered[0]] if len(ordered) else inner
     # A value that equals an edge begins the next bin, so equal values stay together.
     place = np.searchsorted(inner, numbers, side="right")
     place[~finite] = len(inner) + 1

@@ -694,8 +694,8 @@ def test_same_file_through_a_link() -> None:
 def test_unknown_format() -> None:
     fails(
         "x.jsonl",
-        "data.format=hh_rlfh: allowed are auto, best_of, best_of_n, hh_rlhf, pairwise, pointwise, preference, responses "
-        f"and, of published data sets, {', '.join(sorted(DATASETS))}; did you mean data.format=hh_rlhf?",
+        "data.format=hh_rlfh: allowed are auto, best_of, best_of_n, hh_rlhf, pairwise, pointwise, preference, "
+        f"responses and, of published data sets, {', '.join(sorted(DATASETS))}; did you mean data.format=hh_rlhf?",
         format="hh_rlfh",
     )
 

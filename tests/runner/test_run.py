@@ -33,6 +33,7 @@ OVERRIDES = [
     "tracking.notes=why", "run_dir=run",
 ]  # fmt: skip
 SUBSETS = ("list", "mention", "refuse", "sum")
+OF_SUBSETS = ("accuracy", "accuracy_ci_low", "accuracy_ci_high", "loss", "margin", "num_pairs")
 MODEL_FILES = {
     "MANIFEST.json", "README.md", "chat_template.jinja", "config.json", "config.yaml", "model.safetensors",
     "tokenizer.json", "tokenizer_config.json", "training_args.bin",
@@ -43,7 +44,7 @@ STATE_FILES = {"state/optimizer.safetensors", "state/processes.safetensors", "st
 EVAL_KEYS = {
     "loss", "objective", "accuracy", "ties", "margin", "min_reward", "mean_reward", "max_reward", "std_reward",
     "mean_chosen_reward", "mean_rejected_reward", "accuracy_ci_low", "accuracy_ci_high", "ece", "brier",
-    "length_correlation", "accuracy_chosen_shorter", "accuracy_chosen_longer", "pick_longest", "num_pairs",
+    "length_correlation", "length_controlled_accuracy", "accuracy_chosen_shorter", "accuracy_chosen_longer", "pick_longest", "num_pairs",
 }  # fmt: skip
 TRAIN_KEYS = {
     "loss", "accuracy", "margin", "min_reward", "mean_reward", "max_reward", "mean_chosen_reward",
@@ -190,7 +191,7 @@ def test_only_the_newest_checkpoints_and_the_best_are_kept(tmp_path: Path) -> No
 
 def test_metrics_have_the_keys_of_the_contract_at_the_steps_of_the_schedule(run: Run) -> None:
     evaluations, training = run.lines("eval"), run.lines("train")
-    of_subsets = {f"{subset}_{name}" for subset in SUBSETS for name in ("accuracy", "loss", "margin", "num_pairs")}
+    of_subsets = {f"{subset}_{name}" for subset in SUBSETS for name in OF_SUBSETS}
 
     assert [line["step"] for line in evaluations] == [0, 2, 4, 6]
     assert [line["step"] for line in training] == [4, 6]
