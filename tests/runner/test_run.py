@@ -44,7 +44,8 @@ STATE_FILES = {"state/optimizer.safetensors", "state/processes.safetensors", "st
 EVAL_KEYS = {
     "loss", "objective", "accuracy", "ties", "margin", "min_reward", "mean_reward", "max_reward", "std_reward",
     "mean_chosen_reward", "mean_rejected_reward", "accuracy_ci_low", "accuracy_ci_high", "ece", "brier",
-    "length_correlation", "length_controlled_accuracy", "accuracy_chosen_shorter", "accuracy_chosen_longer", "pick_longest", "num_pairs",
+    "length_correlation", "length_controlled_accuracy", "accuracy_chosen_shorter", "accuracy_chosen_longer",
+    "pick_longest", "num_pairs",
 }  # fmt: skip
 TRAIN_KEYS = {
     "loss", "accuracy", "margin", "min_reward", "mean_reward", "max_reward", "mean_chosen_reward",
