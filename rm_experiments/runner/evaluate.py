@@ -361,6 +361,9 @@ class _Folder:
         })  # fmt: skip
         first = self._records.get("eval") or next(iter(self._records.values()))
         write_plots(self._path, MetricsLog(self._path / METRICS_FILE).read(), first, None)
+        if sum("eval_loss" in line for line in self._lines) < 2:
+            # One point of the main set, or none, is no curve.
+            (self._path / "plots" / "training.png").unlink()
         for name, rule in self._benchmarks.items():
             if rule == "best_of_n":
                 curve = curve_of_records(self._records[name])
