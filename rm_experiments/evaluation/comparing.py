@@ -32,6 +32,7 @@ from rm_experiments.evaluation.statistics import (
     mcnemar,
     percentile_interval,
     resampled_sums,
+    rounding,
     two_sided_p,
 )
 
@@ -161,6 +162,7 @@ class Scores:
         self.by_seed = [one @ weight / weight.sum() for one in values]
         """Of each candidate [k] the mean of each seed."""
         self.means = np.array([one.mean() for one in self.by_seed])
+        self._rounding = rounding(self.means)
 
     @cached_property
     def _resampled(self) -> Floats:
@@ -217,14 +219,23 @@ class Scores:
         low, high = percentile_interval(resampled)
         result = Difference(
             num_pairs=self.num_pairs, num_prompts=self.num_prompts, difference=value, low=low, high=high,
-            p=two_sided_p(resampled), standard_error=float(resampled.std()), mcnemar_p=self._mcnemar(a, b),
+            p=two_sided_p(resampled, self._rounding), standard_error=float(resampled.std()),
+            mcnemar_p=self._mcnemar(a, b),
         )  # fmt: skip
         error, freedom, counted = self._error(float(resampled.var()), [a, b])
         if not counted:
             return result, False
         margin = _t_quantile(freedom) * error
-        p = _t_test(value, error, freedom)
+        p = self._t_test(value, error, freedom)
         return replace(result, low=value - margin, high=value + margin, p=p, standard_error=error), True
+
+    def _t_test(self, value: float, error: float, freedom: float) -> float:
+        """Two-sided p-value."""
+        from scipy.special import stdtr
+
+        if abs(value) <= self._rounding:
+            return 1.0
+        return float(2 * stdtr(freedom, -abs(value) / error)) if error > 0 else 0.0
 
     def _mcnemar(self, a: int, b: int) -> float | None:
         one, two = self._values[a], self._values[b]
@@ -245,7 +256,7 @@ class Scores:
         for a, b in pairs:
             variance = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b]
             error, freedom, _ = self._error(float(variance), [a, b])
-            p_values.append(_t_test(float(self.means[b] - self.means[a]), error, freedom))
+            p_values.append(self._t_test(float(self.means[b] - self.means[a]), error, freedom))
         better, worse = np.zeros(count, dtype=int), np.zeros(count, dtype=int)
         for (a, b), p in zip(pairs, holm(p_values), strict=True):
             if p < 1 - LEVEL:
@@ -271,15 +282,6 @@ def _t_quantile(freedom: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + LEVEL) / 2))
-
-
-def _t_test(value: float, error: float, freedom: float) -> float:
-    """Two-sided p-value."""
-    from scipy.special import stdtr
-
-    if error == 0:
-        return 1.0 if value == 0 else 0.0
-    return float(2 * stdtr(freedom, -abs(value) / error))
 
 
 def scores_of(

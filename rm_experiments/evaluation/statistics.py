@@ -27,6 +27,8 @@ _FEW = 12
 """Clusters per distinct value from which drawing how often each value occurs is faster than drawing clusters."""
 _NORMAL_LEVEL, _NORMAL_POWER = 1.959963984540054, 0.8416212335729143
 """Quantiles of the normal distribution at 1 - (1 - LEVEL) / 2 and at POWER."""
+_ROUNDING = 1e-12
+"""Differences below this, relative to values of at least 1, are rounding: equal models may differ by as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,15 @@ def cluster_numbers(prompt_ids: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def cluster_sums(cluster: NDArray[np.int64], *values: Floats) -> Floats:
-    """[c, k] sums of each of the k values [n] over the pairs of each prompt."""
-    return np.stack([np.bincount(cluster, weights=one) for one in values], axis=1)
+    """[c, k] sums of each of the k values [n] over the pairs of each prompt, whatever the order of the pairs."""
+    columns = []
+    for one in values:
+        # Another order of adding would round otherwise, and what differs in the last bit counts as another value when
+        # resampled sums are drawn by how often each occurs. Whole numbers add up exactly.
+        whole = bool((one == np.rint(one)).all())
+        order = slice(None) if whole else np.lexsort((one, cluster))
+        columns.append(np.bincount(cluster[order], weights=one[order]))
+    return np.stack(columns, axis=1)
 
 
 def resampled_sums(values: Floats, resamples: int = NUM_RESAMPLES, seed: int = 0) -> Floats:
@@ -100,15 +109,23 @@ def percentile_interval(resampled: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def two_sided_p(resampled: Floats) -> float:
+def rounding(*values: Floats) -> float:
+    """The size below which a difference of these values is no difference."""
+    return _ROUNDING * max(1.0, *(float(np.abs(one).max(initial=0.0)) for one in values))
+
+
+def two_sided_p(resampled: Floats, nothing: float = 0.0) -> float:
     """p-value of a statistic that is 0 when there is no effect, from its bootstrap distribution.
 
     Twice the smaller tail beyond 0 (Efron and Tibshirani 1993, section 15.4), resamples of exactly 0 counting half: a
     difference of accuracies is a multiple of a whole pair, and counting them twice would hide real differences.
+
+    Args:
+        nothing: resamples up to this size are 0.
     """
     number = len(resampled)
-    zero = np.count_nonzero(resampled == 0) / 2
-    below = np.count_nonzero(resampled < 0) + zero
+    zero = np.count_nonzero(np.abs(resampled) <= nothing) / 2
+    below = np.count_nonzero(resampled < -nothing) + zero
     # As if the data themselves were one more resample: a finite number of them never shows that p is 0.
     return float(min(1.0, 2 * (min(below, number - below) + 0.5) / (number + 1)))
 
@@ -132,7 +149,7 @@ def paired_difference(
     binary = all(bool(np.isin(one, (0, 1)).all()) for one in (a, b))
     return Difference(
         num_pairs=len(weight), num_prompts=len(sums), difference=float(sums[:, 0].sum() / sums[:, 1].sum()),
-        low=low, high=high, p=two_sided_p(differences), standard_error=float(differences.std()),
+        low=low, high=high, p=two_sided_p(differences, rounding(a, b)), standard_error=float(differences.std()),
         mcnemar_p=mcnemar(int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum()))
         if single and binary else None,
     )  # fmt: skip
