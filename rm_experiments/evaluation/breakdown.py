@@ -83,9 +83,14 @@ def _binned(values: NDArray[Any], column: str, bins: int) -> tuple[list[str], ND
         raise ValueError(f"{column} has no numbers to cut into bins; leave :{bins} out")
     numbers = values.astype(np.float64)
     finite = np.isfinite(numbers)
-    ordered = np.sort(numbers[finite])
-    inner = np.unique(ordered[np.arange(1, bins) * len(ordered) // bins]) if len(ordered) else np.empty(0)
-    inner = inner[inner > ordered[0]] if len(ordered) else inner
+    inner = np.empty(0)
+    if finite.any():
+        ordered = np.sort(numbers[finite])
+        distinct = np.unique(ordered)
+        inner = ordered[np.arange(1, bins) * len(ordered) // bins]
+        # Where the smallest value fills a bin, the next one begins another.
+        inner = np.unique(np.where(inner == distinct[0], distinct[min(1, len(distinct) - 1)], inner))
+        inner = inner[inner > distinct[0]]
     # A value that equals an edge begins the next bin, so equal values stay together.
     place = np.searchsorted(inner, numbers, side="right")
     place[~finite] = len(inner) + 1
