@@ -23,6 +23,8 @@ from rm_experiments.runner.run_dir import write_text
 JSON_FILE, PAGE_FILE = "compare.json", "compare.html"
 _MOST_PAIRS = 12
 """Groups up to which each is compared with each; beyond, each with the best one and the baseline."""
+_MOST_READ = 5
+"""Runs whose data are tried for the texts of pairs: the rest will most often lack the same."""
 
 
 @dataclass(kw_only=True)
@@ -53,7 +55,7 @@ def compare_runs(config: CompareConfig) -> CompareResult:
     main = next(iter(sets))
     standings = {name: _standings(candidates, config.num_resamples) for name, candidates in by_set.items()}
     baseline = _baseline(config, runs, groups)
-    pairs = _pairs(standings[main]["accuracy" if "accuracy" in standings[main] else "loss"], len(groups), baseline)
+    pairs = _pairs(standings[main], len(groups), baseline)
     comparisons = compare(by_set, pairs, config.num_resamples)
     if len(groups) == 1 and len(runs) > 1:
         notes.append(
@@ -185,11 +187,11 @@ def _groups(runs: Sequence[FinishedRun], options: Sequence[str], by: GroupBy) ->
 def _baseline(config: CompareConfig, runs: Sequence[FinishedRun], groups: Sequence[Sequence[int]]) -> int | None:
     if config.baseline is None:
         return None
-    wanted = Path(config.baseline).expanduser()
+    named = find_runs(config.baseline) if Path(config.baseline).expanduser().is_dir() else []
+    wanted = (named[0].path.resolve(), named[0].step) if len(named) == 1 else None
     for number, group in enumerate(groups):
-        for one in group:
-            run = runs[one]
-            if config.baseline == run.label or (wanted.exists() and wanted.resolve() == run.path.resolve()):
+        for run in (runs[one] for one in group):
+            if config.baseline == run.label or wanted == (run.path.resolve(), run.step):
                 return number
     labels = ", ".join(repr(run.label) for run in runs[:6])
     raise ConfigError(f"baseline={config.baseline}: is none of the compared runs; their labels are {labels}")
@@ -208,11 +210,16 @@ def _standings(candidates: Sequence[Sequence[Records]], resamples: int) -> dict[
     return found
 
 
-def _pairs(standings: Sequence[Standing | None], count: int, baseline: int | None) -> list[tuple[int, int]]:
+def _pairs(
+    standings: Mapping[str, Sequence[Standing | None]], count: int, baseline: int | None
+) -> list[tuple[int, int]]:
     """Which groups are compared one by one: (a, b), where b is measured against a."""
     if baseline is None and count <= _MOST_PAIRS:
         return list(itertools.combinations(range(count), 2))
-    best = max(range(count), key=lambda one: -1.0 if (found := standings[one]) is None else found.mean)
+    # A set of ties has no accuracy.
+    metric, sign = ("accuracy", 1) if "accuracy" in standings else ("loss", -1)
+    means = {one: sign * found.mean for one, found in enumerate(standings[metric]) if found is not None}
+    best = max(means, key=means.__getitem__)
     pairs = [(baseline, one) for one in range(count) if one != baseline] if baseline is not None else []
     pairs += [(one, best) for one in range(count) if best not in (one, baseline) and one != baseline]
     return pairs
@@ -237,13 +244,14 @@ def _group_view(group: Sequence[int], runs: Sequence[FinishedRun], options: Sequ
 
 def _texts(runs: Sequence[FinishedRun], name: str, ids: list[str], notes: list[str]) -> dict[str, tuple[str, str, str]]:
     """Prompt, chosen and rejected of the pairs `ids` of a set, from the data of the first run that still has them."""
-    for run in runs:
-        if name in run.records and run.config:
-            found = pair_texts(run.path, name, ids)
-            if isinstance(found, dict):
-                return found
-            notes.append(f"{name}: texts of pairs are not shown ({found})")
-            return {}
+    reasons = []
+    for run in [one for one in runs if name in one.records and one.config][:_MOST_READ]:
+        found = pair_texts(run.path, name, ids)
+        if isinstance(found, dict):
+            return found
+        reasons.append(found)
+    if reasons:
+        notes.append(f"{name}: texts of pairs are not shown ({reasons[0]})")
     return {}
 
 

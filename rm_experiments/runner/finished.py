@@ -50,20 +50,27 @@ class FinishedRun:
         """metrics.jsonl, without a last line that a killed run left unfinished."""
         path = self.path / METRICS_FILE
         found = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
         return [one for one in found if isinstance(one, dict) and "step" in one]
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The config that the model was trained with, nested; empty when it is not known."""
+        """The config that the model was trained with, nested; empty when it is not known.
+
+        Raises:
+            DataError: when the file is damaged.
+        """
         for name in (MODEL_CONFIG_FILE, CONFIG_FILE):
             path = self.path / name
             if path.is_file():
-                values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+                try:
+                    values = dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+                except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+                    raise DataError(f"{path}: is not the config of a run ({type(error).__name__})") from error
                 values.pop("defaults", None)
-                return dict(values)
+                return values
         return {}
 
     @property
