@@ -25,6 +25,8 @@ class SavedModel:
 
     name: str
     """Directory or Hub id."""
+    revision: str | None
+    """Of the Hub id."""
     tokenizer: PreTrainedTokenizerBase
     model_config: PretrainedConfig
     saved: RunConfig | None
@@ -63,8 +65,8 @@ def _opened(name: str, revision: str | None, trust_remote_code: bool) -> SavedMo
         except (ConfigError, OSError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{directory / _CONFIG_FILE}: is not the config of a run ({error})") from error
     return SavedModel(
-        name=name, tokenizer=tokenizer, model_config=load_model_config(base, tokenizer), saved=saved, base=base,
-        is_adapter=adapter is not None,
+        name=name, revision=revision, tokenizer=tokenizer, model_config=load_model_config(base, tokenizer),
+        saved=saved, base=base, is_adapter=adapter is not None,
     )  # fmt: skip
 
 
@@ -93,7 +95,7 @@ def _with_adapter(model: SavedModel, built: BuiltModel) -> RewardModel:
             from error  # fmt: skip
     name = os.path.expanduser(model.name)
     try:
-        adapted: Any = PeftModel.from_pretrained(built.reward_model.model, name)
+        adapted: Any = PeftModel.from_pretrained(built.reward_model.model, name, revision=model.revision)
     except Exception as error:  # whatever peft says, the adapter is not usable
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{model.name}: the adapter does not load ({type(error).__name__}: {reason})") from error

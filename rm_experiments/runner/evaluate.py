@@ -102,6 +102,8 @@ class _Prepared:
     checkpoint: Checkpoint
     model: SavedModel
     data: Any
+    seed: int
+    """That a main set is split off with."""
     pairs: dict[str, TokenizedPairs]
     splits: dict[str, Split]
     notes: list[str]
@@ -120,6 +122,10 @@ def evaluate_models(config: EvaluationConfig, typed: Collection[str] = ()) -> Ev
     transformers_logging.disable_progress_bar()
     checkpoints = ranks.on_main(lambda: find_checkpoints(config.checkpoint))
     directory = ranks.on_main(lambda: _target(config))
+    if config.card:
+        elsewhere = [one.name for one in checkpoints if not Path(one.name).expanduser().is_dir()]
+        if elsewhere:
+            raise ConfigError(f"card=true: {elsewhere[0]} is no directory, so it has no card to write; leave it out")
     opened = [open_saved(one.name, config.model.revision, config.model.trust_remote_code) for one in checkpoints]
     accelerator = make_accelerator(_compute(config, opened))
     console = RunConsole(accelerator.is_main_process)
@@ -182,7 +188,10 @@ def _checkpoints_of(name: str) -> list[Checkpoint]:
         raise CheckpointError(
             f"checkpoint={name}: holds no model (config.json or adapter_config.json) and no run"
         ) from error
-    return [_checkpoint(_final_of(run.path, name)) for run in runs if (run.path / "final").is_dir()]
+    finals = [_checkpoint(run.path / "final") for run in runs if _is_model(run.path / "final")]
+    if not finals:
+        raise CheckpointError(f"checkpoint={name}: none of its {len(runs)} runs has a final model; name a checkpoint")
+    return finals
 
 
 def _final_of(run: Path, name: str) -> Path:
@@ -257,7 +266,9 @@ def _prepare(config: EvaluationConfig, checkpoint: Checkpoint, model: SavedModel
         cut = lengths.dropped_overlength
         if cut:
             notes.append(f"{name}: {cut} pairs are dropped as too long (data.overlength={data.overlength.value}).")
-    return _Prepared(checkpoint=checkpoint, model=model, data=data, pairs=pairs, splits=splits, notes=notes)
+    return _Prepared(
+        checkpoint=checkpoint, model=model, data=data, seed=seed, pairs=pairs, splits=splits, notes=notes
+    )  # fmt: skip
 
 
 def _evaluate(config: EvaluationConfig, prepared: _Prepared, accelerator: Any) -> tuple[Evaluated, dict[str, Records]]:
@@ -326,7 +337,7 @@ class _Folder:
         path, step = self._path, prepared.checkpoint.step
         if not self._lines:
             path.mkdir(parents=True, exist_ok=True)
-            shown = {**to_plain(self._config), "data": to_plain(prepared.data), "seed": prepared_seed(prepared)}
+            shown = {**to_plain(self._config), "data": to_plain(prepared.data), "seed": prepared.seed}
             write_text(path / CONFIG_FILE, plain_yaml(shown))
             saved = prepared.model.saved
             known = plain_yaml({"checkpoint": prepared.checkpoint.name}) if saved is None else config_yaml(saved)
@@ -380,8 +391,3 @@ class _Folder:
             values = {key: value for key, value in line.items() if key.startswith("eval_") and value == value}
             tracker.log(line["step"], values)
         tracker.finish(0)
-
-
-def prepared_seed(prepared: _Prepared) -> int:
-    """The seed that a main set is split off with."""
-    return 0 if prepared.model.saved is None else prepared.model.saved.seed
