@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,15 +99,26 @@ def directories_first(program: str, key: str, arguments: list[str]) -> list[str]
         ConfigError: for a directory after an override.
     """
     parsed = get_args_parser().parse_args(arguments)
-    bare = [one for one in parsed.overrides if "=" not in one and not one.startswith("~")]
+    # `~key` deletes, and the name of a directory may have a = in it.
+    bare = [
+        one for one in parsed.overrides
+        if os.path.isdir(one) or ("=" not in one and (not one.startswith("~") or one.startswith("~/")))
+    ]  # fmt: skip
     if not bare:
         return arguments
     typed = parsed.overrides[: len(bare)]
     if typed != bare:
         late = next(one for one in bare if one not in typed)
         raise ConfigError(f"{late}: directories come first, settings after, as in {program} {late} key=value")
-    quoted = ",".join("'" + one.replace("\\", "\\\\").replace("'", "\\'") + "'" for one in bare)
+    quoted = ",".join(map(_quoted, bare))
     rest = list(arguments)
     for one in bare:
         rest.remove(one)
     return [f"{key}=[{quoted}]", *rest]
+
+
+def _quoted(text: str) -> str:
+    """Any text as a value that Hydra and OmegaConf read back as it is."""
+    # `${` begins an interpolation, and backslashes count before it, before a quote and at the end.
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"

@@ -63,7 +63,7 @@ def check_compare(config: CompareConfig) -> CompareConfig:
     if config.at not in ("final", "best", "last") and not _STEP.fullmatch(config.at):
         raise refuse("at", config.at, "allowed are final, best, last, or the number of a step", "at=final")
     if config.sets is not None:
-        check_source("sets", config.sets)
+        check_source("sets", config.sets, "the name of an evaluation set")
     if config.num_resamples < 1000:
         raise refuse("num_resamples", config.num_resamples, "must be at least 1000", "num_resamples=10000")
     return config

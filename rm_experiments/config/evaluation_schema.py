@@ -99,7 +99,7 @@ def check_evaluation(config: EvaluationConfig) -> EvaluationConfig:
     """
     if config.checkpoint is None:
         raise ConfigError("checkpoint=null: nothing to evaluate; type checkpoint=DIR, a model directory, run or Hub id")
-    check_source("checkpoint", config.checkpoint)
+    check_source("checkpoint", config.checkpoint, "a model directory, a run, a glob, a Hub id")
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", config.name) or not config.name.strip("."):
         raise refuse("name", config.name, "1 to 80 letters, digits, '.', '_' or '-' are allowed", "name=my_evaluation")
     if config.seed is not None and not 0 <= config.seed < 2**32:

@@ -64,11 +64,11 @@ def not_negative(x: float) -> bool:
     return x >= 0 and math.isfinite(x)
 
 
-def check_source(key: str, value: object) -> None:
+def check_source(key: str, value: object, what: str = "a file, a glob, a Hub id with split") -> None:
     """A source is a string or a list of strings, none of them empty."""
     values = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(one, str) and one for one in values):
-        raise refuse(key, value, "must be a file, a glob, a Hub id with split, or a list of them")
+        raise refuse(key, value, f"must be {what}, or a list of them")
 
 
 def evaluates(config: RunConfig) -> bool:
