@@ -120,14 +120,15 @@ def evaluate_models(config: EvaluationConfig, typed: Collection[str] = ()) -> Ev
     """
     check_evaluation(config)
     transformers_logging.disable_progress_bar()
-    checkpoints = ranks.on_main(lambda: find_checkpoints(config.checkpoint))
-    directory = ranks.on_main(lambda: _target(config))
+    checkpoints = find_checkpoints(config.checkpoint)
     if config.card:
         elsewhere = [one.name for one in checkpoints if not Path(one.name).expanduser().is_dir()]
         if elsewhere:
             raise ConfigError(f"card=true: {elsewhere[0]} is no directory, so it has no card to write; leave it out")
     opened = [open_saved(one.name, config.model.revision, config.model.trust_remote_code) for one in checkpoints]
+    # Ranks can agree on something only once there is a process group.
     accelerator = make_accelerator(_compute(config, opened))
+    directory = ranks.on_main(lambda: _target(config))
     console = RunConsole(accelerator.is_main_process)
     with console.waiting("Reading data ..."):
         prepared = [_prepare(config, one, model, typed) for one, model in zip(checkpoints, opened, strict=True)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,22 @@ def test_a_model_of_others_is_evaluated_and_one_without_a_head_refused(
     assert rm_eval(monkeypatch, f"checkpoint={headless}", f"data.eval={data}", f"run_dir={tmp_path / 'no'}") == 2
     assert f"rm-eval: {headless}: has no reward head, so its rewards would be random" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_two_processes_measure_what_one_does(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    command_line = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
+        "--rdzv-endpoint", "localhost:0", "-m", "rm_experiments.cli.evaluate", f"checkpoint={run}", f"run_dir={out}",
+    ]  # fmt: skip
+    done = subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = (read_records(path / "eval" / "step_00000004" / "eval.parquet") for path in (run, out))
+    assert one["pair_id"].tolist() == two["pair_id"].tolist()
+    assert np.abs(one["margin"] - two["margin"]).max() < 1e-6
+    # Said once.
+    assert done.stdout.count("eval: 40 pairs") == 1
 
 
 @pytest.mark.parametrize(
