@@ -155,7 +155,7 @@ def wilson(share: float, observations: float, z: float = _Z) -> tuple[float, flo
     return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
-def num_observations(prompt_id: NDArray[Any], values: Vector, weight: Vector) -> float:
+def num_observations(prompt_id: NDArray[Any], values: NDArray[Any], weight: Vector) -> float:
     """As how many independent observations the mean of `values` in [0, 1] counts, pairs of one prompt being related.
 
     p (1 - p) over the variance of the mean p between prompts: the effective number of a clustered sample, with which

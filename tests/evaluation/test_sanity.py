@@ -240,7 +240,7 @@ def test_calibration_counts_where_it_is_large_and_no_chance(error: float, count:
     seen = [one for one in findings_of_set(make(margin)) if one.kind == "calibration"]
     assert len(seen) == found
     if found:
-        # 3.29 standard errors of sqrt(.72 * .28 / 10,000): the bin's own spread is larger than that of .78.
+        # 3.29 standard errors of sqrt(0.72 * 0.28 / 10,000), larger than that of a calibrated model.
         assert "error 0.060 (a calibrated model stays below 0.015 on these pairs)" in seen[0].sentence
         # ln(78 / 22) / ln(72 / 28)
         assert "too sure of itself; dividing rewards by 1.34 fits" in seen[0].sentence

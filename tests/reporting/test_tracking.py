@@ -348,6 +348,8 @@ def test_a_run_that_fails_is_a_failed_run_in_wandb_too(
     assert (run.summary["status"], run.summary["error"]) == ("failed", "TrainingError: boom")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert (summary["status"], summary["error"]) == ("failed", "TrainingError: boom")
+    assert summary["sanity"] is None
+    assert "sanity" not in run.summary
 
 
 def test_a_run_that_ends_well_says_so_to_wandb(

@@ -23,7 +23,9 @@ from rm_experiments.config.compose import config_yaml, to_plain
 from rm_experiments.config.data_schema import SandboxConfig
 from rm_experiments.data.pairs import PreferencePair, answer_messages, pair_id, prompt_id, prompt_messages
 from rm_experiments.data.sandbox import generate
+from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import ConfigError
+from rm_experiments.evaluation.sanity import Finding
 from rm_experiments.runner.artifacts import Artifacts
 from rm_experiments.training.checkpoints import CheckpointStore, verify_directory
 
@@ -370,6 +372,30 @@ def test_what_is_off_is_in_the_summary_the_terminal_and_the_card(run: Run) -> No
     assert ("Nothing was found." in section) == (not found)
     checkpoint = (run.path / "checkpoints" / "last" / "README.md").read_text(encoding="utf-8")
     assert "## Sanity checks" not in checkpoint
+
+
+def test_a_finding_reaches_the_summary_the_terminal_and_the_card_of_the_final_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Finding(kind="swapped_sides", severity="serious", sentence="3 of 8 pairs | get other rewards")
+    asked = []
+
+    def probe(pairs: TokenizedPairs, measure: Any, precision: str) -> list[Finding]:
+        asked.append((len(measure(pairs.first(2))["margin"]), precision))
+        return [broken]
+
+    monkeypatch.setattr("rm_experiments.runner.session.swapped_probe", probe)
+    overrides = [
+        f"run_dir={tmp_path / 'run'}", "tracking=none", "train.device=cpu", "train.max_steps=1",
+        "data.sandbox.num_train_pairs=20", "data.sandbox.num_eval_pairs=8",
+    ]  # fmt: skip
+    rm_experiments.train(rm_experiments.compose(overrides))
+
+    assert asked == [(2, "fp32")]
+    assert read_json(tmp_path / "run" / "summary.json")["sanity"][0] == broken.plain()
+    assert "Serious: 3 of 8 pairs | get other rewards" in capsys.readouterr().out.splitlines()
+    card = (tmp_path / "run" / "final" / "README.md").read_text(encoding="utf-8")
+    assert "* **Serious** (swapped sides): 3 of 8 pairs \\| get other rewards." in card
 
 
 def test_the_data_report_counts_what_was_read(run: Run) -> None:
