@@ -112,7 +112,7 @@ def _sets(runs: Sequence[FinishedRun], config: CompareConfig, notes: list[str]) 
     for name in list(sets):
         by_path = {str(run.path) + ("" if run.step is None else f" step {run.step}"): run for run in having[name]}
         try:
-            matched = (common_rows if config.rows is Rows.common else align)(
+            matched = (common_rows if config.rows == Rows.common else align)(
                 {path: run.records[name] for path, run in by_path.items()}
             )
         except DataError as error:
@@ -171,7 +171,7 @@ def _label(runs: Sequence[FinishedRun], options: Sequence[str]) -> None:
 
 def _groups(runs: Sequence[FinishedRun], options: Sequence[str], by: GroupBy) -> list[list[int]]:
     """Runs whose configs differ in their seed only. Models of one run, and runs of one seed, are not seeds."""
-    if by is GroupBy.run:
+    if by == GroupBy.run:
         return [[one] for one in range(len(runs))]
     groups: dict[str, list[int]] = {}
     for place, run in enumerate(runs):

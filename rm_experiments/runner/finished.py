@@ -11,8 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from rm_experiments.config.compose import one_line
 from rm_experiments.errors import CheckpointError, DataError
 from rm_experiments.evaluation.records import Records, read_records
 from rm_experiments.runner.run_dir import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
@@ -114,7 +116,7 @@ class FinishedRun:
         """Read the records of the evaluation that counts; its step.
 
         Raises:
-            DataError: when there is none.
+            DataError: when there is none, or its records are damaged.
         """
         step = self.choose_step(at)
         directory = self.path / "eval" / f"step_{step:08d}"
@@ -122,7 +124,10 @@ class FinishedRun:
             try:
                 self.records[path.stem] = read_records(path)
             except Exception as error:  # whatever pyarrow says, or a column that is not there
-                raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+                raise DataError(f"{path}: cannot be read ({type(error).__name__}: {one_line(error)})") from error
+            bad = np.count_nonzero(~np.isfinite(self.records[path.stem]["margin"]))
+            if bad:
+                raise DataError(f"{path}: {bad} pairs have rewards that are not finite; they cannot be compared")
         # The main set first.
         self.records = dict(sorted(self.records.items(), key=lambda item: (item[0] != "eval", item[0])))
         return step
