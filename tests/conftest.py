@@ -5,12 +5,13 @@ from __future__ import annotations
 import atexit
 import copy
 import functools
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -75,6 +76,91 @@ def compose() -> Callable[..., RunConfig]:
 
     # Hydra takes a fifth of a second.
     return lambda *overrides: copy.deepcopy(once(overrides))
+
+
+@pytest.fixture(scope="session")
+def preferences() -> list[dict[str, str]]:
+    """Rows of a file: 40 pairs of 20 prompts in two subsets, one of them with markup."""
+    return [
+        {
+            "prompt": f"What is {number // 2}?",
+            "chosen": f"It is {number}." + (" </script>" if number == 3 else ""),
+            "rejected": "No idea." * (1 + number % 4),
+            "subset": "list" if number % 4 < 2 else "sum",
+        }
+        for number in range(40)
+    ]
+
+
+@pytest.fixture(scope="session")
+def evaluated(preferences: list[dict[str, str]]) -> Callable[..., dict[str, Any]]:
+    """`evaluated(margins, rows)`: the records of a model with these margins, of all rows or these of `preferences`."""
+    import numpy as np
+
+    from rm_experiments.data.pairs import pair_id, prompt_id
+    from rm_experiments.evaluation.records import COLUMNS
+
+    def records(margins: Sequence[float], rows: Sequence[int] | None = None) -> dict[str, Any]:
+        numbers = list(range(len(preferences)) if rows is None else rows)
+        margin = np.array(margins, dtype=np.float64)
+        assert len(margin) == len(numbers)
+        known = [preferences[one] for one in numbers]
+        pairs = [PreferencePair(id=str(at), **one) for at, one in zip(numbers, known, strict=True)]
+        texts = {
+            "id": [str(one) for one in numbers], "prompt_id": [prompt_id(one) for one in pairs],
+            "pair_id": [pair_id(one) for one in pairs], "subset": [one["subset"] for one in known],
+        }  # fmt: skip
+        ones, zeros = np.ones(len(margin)), np.zeros(len(margin))
+        tokens, cut = ones.astype(np.int32), zeros.astype(bool)
+        lengths = {f"num_chars_{side}": np.array([len(one[side]) for one in known]) for side in ("chosen", "rejected")}
+        columns: dict[str, Any] = {
+            **{name: np.array(values, dtype=object) for name, values in texts.items()}, **lengths,
+            "reward_chosen": margin / 2, "reward_rejected": -margin / 2, "margin": margin, "target_margin": zeros,
+            "weight": ones, "label": ones, "num_tokens_chosen": tokens, "num_tokens_rejected": tokens,
+            "truncated_chosen": cut, "truncated_rejected": cut,
+        }  # fmt: skip
+        return {name: columns[name] for name in COLUMNS}
+
+    return records
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """`write_run(path, {step: {set: records}}, config, summary)`: a directory as a finished run leaves it.
+
+    `config=None` leaves no config.yaml, `summary=None` no summary.json; `final` is the step of the model in `final/`.
+    """
+    import yaml
+
+    from rm_experiments.evaluation.metrics import prefixed, record_metrics
+    from rm_experiments.evaluation.records import write_records
+
+    def write(
+        path: Path, evaluations: dict[int, dict[str, Any]], config: dict[str, Any] | None = None,
+        summary: dict[str, Any] | None = None, final: int | None = None,
+    ) -> Path:  # fmt: skip
+        path.mkdir(parents=True)
+        lines: list[dict[str, Any]] = []
+        for step, sets in evaluations.items():
+            values: dict[str, float] = {}
+            for name, records in sets.items():
+                write_records(records, path / "eval" / f"step_{step:08d}" / f"{name}.parquet")
+                values |= prefixed(record_metrics(records, 50), None if name == "eval" else name)
+            if step:
+                lines.append({"step": step, "kind": "train", "train_loss": 0.7, "train_accuracy": 0.5})
+            lines.append({"step": step, "kind": "eval", **values})
+        (path / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+        if config is not None:
+            text = yaml.safe_dump({"defaults": ["run_schema"], **config}, allow_unicode=True, sort_keys=False)
+            (path / "config.yaml").write_text(text, encoding="utf-8")
+        if summary is not None:
+            (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        if final is not None:
+            (path / "final").mkdir()
+            (path / "final" / "MANIFEST.json").write_text(json.dumps({"step": final}), encoding="utf-8")
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -76,10 +76,17 @@ def run_application(
         with one_line_errors(program, arguments, schema):
             _refuse_sweep(program, arguments)
             # Hydra reads the command line itself. All commands share one `conf/`; only the text of --help differs.
-            sys.argv = [before[0], *arguments, f"hydra/help={program.replace('-', '_')}"]
+            sys.argv = [before[0], *_with_override(arguments, f"hydra/help={program.replace('-', '_')}")]
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
     finally:
         sys.argv = before
+
+
+def _with_override(arguments: list[str], override: str) -> list[str]:
+    """Beside the other overrides: between flags, as in `a=1 --cfg job b=2`, they are not understood."""
+    overrides = get_args_parser().parse_args(arguments).overrides
+    at = arguments.index(overrides[0]) if overrides else 0
+    return [*arguments[:at], override, *arguments[at:]]
 
 
 def _refuse_sweep(program: str, arguments: list[str]) -> None:
@@ -111,10 +118,9 @@ def directories_first(program: str, key: str, arguments: list[str]) -> list[str]
         late = next(one for one in bare if one not in typed)
         raise ConfigError(f"{late}: directories come first, settings after, as in {program} {late} key=value")
     quoted = ",".join(map(_quoted, bare))
-    rest = list(arguments)
-    for one in bare:
-        rest.remove(one)
-    return [f"{key}=[{quoted}]", *rest]
+    # In their place: flags may stand before and after the overrides, not among them.
+    at = arguments.index(bare[0])
+    return [*arguments[:at], f"{key}=[{quoted}]", *arguments[at + len(bare) :]]
 
 
 def _quoted(text: str) -> str:

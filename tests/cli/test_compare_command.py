@@ -1,78 +1,52 @@
-"""`rm-compare` as a user meets it, over run directories that are written by hand."""
+"""`rm-compare` as a user meets it: its tables, its exit codes, one line for a wrong input and nothing left behind."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from rm_experiments.cli import compare as command
-from rm_experiments.evaluation.records import COLUMNS, Records, write_records
+from rm_experiments.cli.application import directories_first
+from rm_experiments.errors import ConfigError
 
-NUM_PAIRS = 120
-
-
-def some_records(seed: int, mean: float, count: int = NUM_PAIRS) -> Records:
-    margin = np.random.default_rng(seed).normal(mean, 1, count)
-    ids = [f"{number:04d}" for number in range(count)]
-    values: dict[str, Any] = {
-        "id": ids, "prompt_id": [f"{one:016x}" for one in range(count)],
-        "pair_id": [f"{one + 999:016x}" for one in range(count)],
-        "subset": ["odd" if one % 2 else "even" for one in range(count)], "reward_chosen": margin,
-        "reward_rejected": np.zeros(count), "margin": margin, "target_margin": np.zeros(count),
-        "weight": np.ones(count), "label": np.ones(count), "num_tokens_chosen": [3] * count,
-        "num_tokens_rejected": [3] * count,
-        "num_chars_chosen": [9 + one % 3 for one in range(count)], "num_chars_rejected": [10] * count,
-        "truncated_chosen": [False] * count, "truncated_rejected": [False] * count,
-    }  # fmt: skip
-    text = ("id", "prompt_id", "pair_id", "subset")
-    return {name: np.array(values[name], dtype=object if name in text else None) for name in COLUMNS}
-
-
-def a_run(path: Path, lr: float, seed: int, mean: float, status: str = "finished", **more: Any) -> Path:
-    path.mkdir(parents=True)
-    config = {
-        "defaults": [],
-        "name": path.name,
-        "seed": seed,
-        "optimizer": {"lr": lr},
-        "train": {"layout": path.name},
-        **more,
-    }
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
-    summary = {"status": status, "best_step": 10, "seconds": 1.5, "error": None if status == "finished" else "boom"}
-    (path / "summary.json").write_text(json.dumps(summary))
-    numbers = {"eval_accuracy": 0.5, "eval_accuracy_ci_low": 0.4, "eval_accuracy_ci_high": 0.6}
-    lines = [{"step": step, "kind": "eval", "eval_loss": 0.7 - step / 100, **numbers} for step in (10, 20)]
-    if status == "finished":
-        for step in (10, 20):
-            write_records(
-                some_records(1000 * seed + step, mean * step / 20), path / "eval" / f"step_{step:08d}" / "eval.parquet"
-            )
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3')
-    return path
+Run = Callable[..., Path]
+FAST = ("num_resamples=1000", "html=false", "output_dir=out")
 
 
 @pytest.fixture
 def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep of two learning rates and two seeds, one job of which failed."""
-    for number, (lr, seed, mean) in enumerate([(0.1, 1, 0.1), (0.1, 2, 0.1), (0.001, 1, 1.5), (0.001, 2, 1.5)]):
-        a_run(tmp_path / "sweep" / str(number), lr, seed, mean)
-    a_run(tmp_path / "sweep" / "4", 0.5, 1, 0, status="failed")
+    """The working directory of this test."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
     return tmp_path
 
 
-def rm_compare(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+@pytest.fixture
+def run(cwd: Path, evaluated: Callable[..., Any], write_run: Run) -> Run:
+    """`run(name, seed, quality, **config)`: a run in the working directory; quality is the mean of its margins."""
+
+    def write(name: str, seed: int = 1, quality: float = 0.5, **config: Any) -> Path:
+        margins = quality + np.random.default_rng(seed).normal(size=40)
+        # The working directory has no data: texts are not looked for.
+        return write_run(
+            cwd / name, {10: {"eval": evaluated(margins)}}, {"seed": seed, **config}, {"status": "finished"}, final=10
+        )
+
+    return write
+
+
+def rm_compare(monkeypatch: pytest.MonkeyPatch, *arguments: str, columns: int = 100) -> int:
     """The command in this process; its exit code."""
     monkeypatch.setattr(sys, "argv", ["rm-compare", *arguments])
+    monkeypatch.setenv("COLUMNS", str(columns))
     try:
         command.main()
     except SystemExit as end:
@@ -80,127 +54,250 @@ def rm_compare(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
-def written(directory: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((directory / "compare.json").read_text())
-    return values
+def contents(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
 
 
-def test_a_sweep_is_ranked_by_config_with_its_seeds(
-    cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def table(out: str, title: str) -> list[str]:
+    """The lines below a title, to the next empty one."""
+    lines = out.splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith(title))
+    return lines[start + 1 : lines.index("", start)]
+
+
+def cells(line: str) -> list[str]:
+    return re.split(r"\s{2,}", line.strip())
+
+
+def test_it_answers_with_a_ranking_and_the_differences(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert rm_compare(monkeypatch, "sweep", "output_dir=out") == 0
-    found = written(cwd / "out")
-    assert found["options"] == ["optimizer.lr", "seed"]
-    assert [one["label"] for one in found["runs"]] == [
-        "lr=0.1 seed=1", "lr=0.1 seed=2", "lr=0.001 seed=1", "lr=0.001 seed=2",
-    ]  # fmt: skip
-    assert [(one["label"], one["runs"]) for one in found["groups"]] == [("lr=0.1", [0, 1]), ("lr=0.001", [2, 3])]
-    assert [one["places"]["eval"] for one in found["groups"]] == [[2, 2], [1, 1]]
-    accuracy = next(one for one in found["comparisons"] if one["metric"] == "accuracy" and one["subset"] is None)
-    means = [
-        np.mean([(some_records(1000 * seed + 20, mean)["margin"] > 0).mean() for seed in (1, 2)]) for mean in (0.1, 1.5)
-    ]
-    assert accuracy["difference"] == pytest.approx(means[1] - means[0])
-    assert accuracy["different"]
-    assert accuracy["seeds_counted"]
-    assert {one["subset"] for one in found["comparisons"]} == {None, "even", "odd"}
-    assert found["runs"][0]["curves"]["eval"]["step"] == [10, 20]
-    assert len(found["rows"]["eval"]) == len(found["runs"][0]["margins"]["eval"]) == NUM_PAIRS
-    assert found["notes"][0] == "sweep/4: left out, failed without an evaluation (boom)"
-    page = (cwd / "out" / "compare.html").read_text(encoding="utf-8")
-    assert page.startswith("<!DOCTYPE html>")
+    for seed in (1, 2, 3):
+        run(f"good{seed}", seed, 2.0, optimizer={"lr": 0.001})
+        run(f"bad{seed}", seed + 10, -2.0, optimizer={"lr": 10})
+    names = [f"{kind}{seed}" for kind in ("bad", "good") for seed in (1, 2, 3)]
+    assert rm_compare(monkeypatch, *names, *FAST) == 0
     out = capsys.readouterr().out
-    assert out.startswith("Best on eval: B lr=0.001, surely better than all others.\n")
-    assert max(map(len, out.split("Note:")[0].splitlines())) <= 140
-    assert all(len(line) <= 100 for line in out.splitlines() if line[:5] in ("Place", "eval ", "    1", "    2"))
+    found = json.loads(Path("out/compare.json").read_text(encoding="utf-8"))
+    bad, good = (one["metrics"]["eval"] for one in found["groups"])
+
+    assert out.splitlines()[0] == "Best on eval: B lr=0.001, surely better than all others."
+    head, first, second, _ = table(out, "eval: 40 pairs of 20 prompts")
+    assert cells(head) == ["Place", "Candidate", "Seeds", "Sd", "Accuracy", "95% interval", "Loss"]
+
+    def row(place: int, name: str, values: dict[str, Any]) -> list[str]:
+        one = values["accuracy"]
+        return [str(place), name, "3", f"{one['sd']:.4f}", f"{one['mean']:.4f}",
+                f"{one['low']:.3f} to {one['high']:.3f}", f"{values['loss']['mean']:.4f}"]  # fmt: skip
+
+    assert cells(first) == row(1, "B lr=0.001", good)
+    assert cells(second) == row(2, "A lr=10", bad)
+
+    assert [cells(one) for one in table(out, "What differs in their configs")] == [
+        ["Setting", "A", "B"], ["optimizer.lr", "10", "0.001"]
+    ]  # fmt: skip
+    lines = [cells(one) for one in table(out, "Differences")]
+    whole = [one for one in found["comparisons"] if one["subset"] is None]
+    assert lines[1][:4] == ["eval", "B - A", "accuracy", f"{whole[0]['difference']:+.4f}"]
+    assert lines[1][4] == f"{whole[0]['low']:+.3f} to {whole[0]['high']:+.3f}"
+    assert (lines[1][5:], lines[2][-1]) == (
+        ["< .001", f"{whole[0]['smallest_detectable']:.3f}", "B is better"], "B is better"
+    )  # fmt: skip
+    # A smaller loss is better.
+    assert lines[2][3].startswith("-")
+    assert lines[3][0].startswith("Uncertainty from prompts and the variance between seeds.")
+    subsets = [cells(one) for one in table(out, "Accuracy of B minus A by subset of eval")]
+    assert {one[0] for one in subsets[1:]} == {"list", "sum"}
+    assert all(one[1] == "20" and one[-1] == "B is better" for one in subsets[1:])
+    assert out.splitlines()[-1] == "Numbers  out/compare.json"
+    assert contents(Path("out")) == {"compare.json"}
 
 
-def test_two_seeds_of_one_config_are_not_called_different(
-    cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_models_that_are_alike_are_not_called_different(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert rm_compare(monkeypatch, "sweep/0", "sweep/1", "output_dir=out", "html=false") == 0
-    found = written(cwd / "out")
-    assert len(found["groups"]) == 1
-    assert found["comparisons"] == []
-    assert not (cwd / "out" / "compare.html").exists()
-    assert capsys.readouterr().out.startswith("One config, 2 seeds: they differ by chance.\n")
-    assert rm_compare(monkeypatch, "sweep/0", "sweep/1", "output_dir=out2", "html=false", "group_by=run") == 0
-    assert len(written(cwd / "out2")["comparisons"]) == 4
-
-
-def test_the_evaluation_that_counts(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for at, step in (("last", 20), ("best", 10), ("10", 10), ("final", 20)):
-        assert rm_compare(monkeypatch, "sweep/0", "sweep/2", f"at={at}", f"output_dir=at_{at}", "html=false") == 0
-        assert [one["step"] for one in written(cwd / f"at_{at}")["runs"]] == [step, step]
-
-
-def test_models_of_one_run_are_candidates_of_their_own(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for step in (10, 20):
-        model = cwd / "sweep" / "2" / "checkpoints" / f"step_{step:08d}"
-        model.mkdir(parents=True)
-        (model / "MANIFEST.json").write_text(json.dumps({"step": step, "files": {}}))
-    names = [f"sweep/2/checkpoints/step_{step:08d}" for step in (10, 20)]
-    assert rm_compare(monkeypatch, *names, "output_dir=out", "html=false") == 0
-    found = written(cwd / "out")
-    assert [one["step"] for one in found["runs"]] == [10, 20]
-    assert len(found["groups"]) == 2
-
-
-def test_other_rows_are_refused_and_common_ones_compared(
-    cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_records(some_records(5, 1.0, 50), cwd / "sweep" / "2" / "eval" / "step_00000020" / "eval.parquet")
-    assert rm_compare(monkeypatch, "sweep/0", "sweep/2", "output_dir=out") == 2
-    error = capsys.readouterr().err
-    assert error == (
-        "rm-compare: eval: different rows: sweep/0 has 120 pairs, sweep/2 50, and 50 are the same; evaluate both on "
-        "one set with rm-eval, or compare what they share with rows=common\n"
+    names = [run(f"run{seed}", seed, 0.5, lr=seed).name for seed in (1, 2)]
+    assert rm_compare(monkeypatch, *names, *FAST) == 0
+    out = capsys.readouterr().out
+    verdict, *_ = out.splitlines()
+    assert re.fullmatch(
+        r"On eval no candidate is surely better .* highest accuracy has [AB] lr=[12] seed=[12]\.", verdict
     )
-    assert not (cwd / "out").exists()
-    assert rm_compare(monkeypatch, "sweep/0", "sweep/2", "output_dir=out", "rows=common", "html=false") == 0
-    assert written(cwd / "out")["sets"][0]["num_pairs"] == 50
+    assert [cells(one)[0] for one in table(out, "eval: 40")[1:3]] == ["1-2", "1-2"]
+    assert {cells(one)[-1] for one in table(out, "Differences")[1:3]} == {"not different"}
+    assert "alone: with one seed each, what another seed would change is not counted." in out
+    assert "Places that overlap are statistically the same." in out
+
+
+def test_seeds_of_one_config_are_listed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [run(f"run{seed}", seed).name for seed in (1, 2)]
+    assert rm_compare(monkeypatch, *names, *FAST) == 0
+    out = capsys.readouterr().out
+    found = json.loads(Path("out/compare.json").read_text(encoding="utf-8"))
+    assert out.startswith("One config, 2 seeds: they differ by chance.\n")
+    rows = [cells(one) for one in table(out, "eval: 40")[1:3]]
+    accuracies = [one["metrics"]["eval"]["accuracy"] for one in found["runs"]]
+    assert [(one[0], one[1]) for one in rows] == [
+        (f"seed={seed}", f"{accuracy:.4f}") for seed, accuracy in zip((1, 2), accuracies, strict=True)
+    ]
+    sd = np.std(accuracies, ddof=1)
+    assert f"Mean accuracy {np.mean(accuracies):.4f}, standard deviation between seeds {sd:.4f}." in out
+    assert "Note: All runs have one config and differ in their seed only" in out
+
+
+def test_one_run_has_nothing_to_be_compared_with(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("alone")
+    assert rm_compare(monkeypatch, "alone", *FAST) == 0
+    assert capsys.readouterr().out.startswith("One run: nothing to compare it with on eval.\n")
+
+
+# What may be longer than the terminal is wide: sentences and paths.
+_PROSE = ("Uncertainty", "Note:", "Numbers", "Page", "On eval", "Highest", "Best on", "Places", "Accuracy of")
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("many", [False, True])
+def test_tables_fit_the_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, many: bool
+) -> None:
+    if many:
+        for seed in range(33):
+            run(f"sweep/{seed}", seed, seed / 10, optimizer={"lr": seed / 7, "name": "[bold]adam[/bold]"})
+        names = ["sweep"]
+    else:
+        for seed in range(4):
+            path = f"/a/very/long/path/of/a/model/that/has/no/end/{seed}"
+            run(f"run{seed}", seed, 0.4, model={"name_or_path": path, "a_long_name_of_a_setting": path}, lr=seed)
+        names = [f"run{seed}" for seed in range(4)]
+    assert rm_compare(monkeypatch, *names, *FAST, columns=columns) == 0
+    lines = [one for one in capsys.readouterr().out.splitlines() if not one.startswith(_PROSE)]
+    assert max(map(len, lines)) <= columns
+    text = "\n".join(lines)
+    # Numbers are never cut.
+    intervals = re.findall(r"\b[01]\.\d{3} to [01]\.\d{3}\b", text)
+    assert len(intervals) >= (30 if many else 4)
+    if many:
+        assert "... and 3 more in compare.json" in text
+        assert re.search(r"\bA1 lr=3\.71429", text)
+        assert re.search(r"\.\.\. and \d+ more in compare\.json", text)
+    else:
+        assert len(re.findall(r"not different|is better", text)) >= 12
+
+
+def test_a_wide_terminal_shows_what_could_have_been_detected(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [run(f"run{seed}", seed, lr=seed).name for seed in (1, 2)]
+    heads = []
+    for columns in (95, 96):
+        assert rm_compare(monkeypatch, *names, *FAST, columns=columns) == 0
+        heads.append(cells(table(capsys.readouterr().out, "Differences")[0]))
+    assert heads == [
+        ["Set", "Pair", "Metric", "Difference", "95% interval", "p (Holm)"],
+        ["Set", "Pair", "Metric", "Difference", "95% interval", "p (Holm)", "Detectable"],
+    ]
+
+
+def test_names_of_directories_may_hold_anything(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        "a b", "it's", 'say "x"', "a,b", "größe 🙂", "[c]{d}(e)", "x${y}", "lr=0.1,seed=2", "back\\slash", "end\\",
+        "<i>", "null", "1", "#", "a:b",
+    ]  # fmt: skip
+    for seed, name in enumerate(names):
+        run(name, seed, lr=seed)
+    assert rm_compare(monkeypatch, *names, *FAST) == 0
+    found = json.loads(Path("out/compare.json").read_text(encoding="utf-8"))
+    assert [one["path"] for one in found["runs"]] == names
+    assert "A lr=0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "expected"),
     [
-        ([], "no directory was named; type rm-compare DIR [DIR ...], each a run, a sweep or a checkpoint"),
-        (["nothere"], "nothere: no such directory; name a run, a sweep or a checkpoint"),
-        (["sweep", "sets=other"], "sets=other: 2 of the runs must have this set; they share eval"),
-        (["sweep", "at=7"], "sweep/0: has no evaluation at step 7, but at 10, 20; try at=last"),
-        (["sweep", "at=x"], "at=x: allowed are final, best, last, or the number of a step; try at=final"),
-        (["sweep", "num_resamples=10"], "num_resamples=10: must be at least 1000; try num_resamples=10000"),
-        (["sweep", "set=eval"], "set is not a key; did you mean sets?"),
-        (["html=false", "sweep"], "sweep: directories come first, settings after, as in rm-compare sweep key=value"),
-        (["sweep/4"], "sweep/4: holds no evaluation; evaluate its model with rm-eval checkpoint=sweep/4"),
-        (["--multirun", "sweep"], "--multirun: rm-compare has no sweeps; leave it out"),
+        (["a", "b", "x=1"], ["directories=['a','b']", "x=1"]),
+        (["a"], ["directories=['a']"]),
+        (["--cfg", "job", "a", "x=1", "~y"], ["directories=['a']", "--cfg", "job", "x=1", "~y"]),
+        (["x=1"], ["x=1"]),
+        (["~/runs"], ["directories=['~/runs']"]),
+        ([], []),
     ],
 )
-def test_a_wrong_input_is_one_line_and_leaves_nothing(
-    cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    before = sorted(path.name for path in cwd.iterdir())
+def test_directories_become_a_setting(cwd: Path, arguments: list[str], expected: list[str]) -> None:
+    assert directories_first("rm-compare", "directories", arguments) == expected
+
+
+def test_directories_come_first(cwd: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^b: directories come first, settings after, as in rm-compare b key=value$"):
+        directories_first("rm-compare", "directories", ["a", "html=false", "b"])
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "nothing": ([], "no directory was named; type rm-compare DIR [DIR ...], each a run, a sweep or a checkpoint"),
+    "no such directory": (["nowhere"], "nowhere: no such directory; name a run, a sweep or a checkpoint"),
+    "no run": (["full"], "full: holds no run (a directory with metrics.jsonl and eval/)"),
+    "a mistyped key": (["one", "basline=one"], "basline is not a key; did you mean baseline?"),
+    "an added key": (["one", "+x=1"], "x is not a key; rm-compare --help lists all keys"),
+    "a wrong choice": (["one", "rows=all"], "rows: Invalid value 'all', expected one of [same, common]"),
+    "a wrong type": (["one", "num_resamples=many"], "num_resamples: Value 'many' of type 'str' could not be converted "
+                                                    "to Integer"),
+    "a wrong value": (["one", "at=frist"], "at=frist: allowed are final, best, last, or the number of a step; "
+                                           "try at=final"),
+    "a directory after a setting": (
+        ["one", "at=last", "two"], "two: directories come first, settings after, as in rm-compare two key=value"
+    ),
+    "a sweep": (["one", "-m"], "--multirun: rm-compare has no sweeps; leave it out"),
+    "a set that is not there": (["one", "two", "sets=hard"], "sets=hard: 2 of the runs must have this set; they share "
+                                                             "eval"),
+    "other rows": (["one", "other"], "eval: different rows: one has 40 pairs, other 30, and 30 are the same; evaluate "
+                                     "both on one set with rm-eval, or compare what they share with rows=common"),
+    "a baseline that is not there": (
+        ["one", "two", "baseline=three"],
+        "baseline=three: is none of the compared runs; their labels are 'lr=1', 'lr=2'",
+    ),
+    "a place that is taken": (["one", "output_dir=full/mine.txt"], "output_dir=full/mine.txt: is a file; choose a "
+                                                                   "directory"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_wrong_input_is_one_line_on_stderr_and_leaves_nothing(
+    cwd: Path, run: Run, evaluated: Callable[..., Any], write_run: Run, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    run("one", lr=1)
+    run("two", lr=2)
+    write_run(cwd / "other", {10: {"eval": evaluated(range(30), range(10, 40))}}, {"lr": 3}, {"status": "finished"})
+    (cwd / "full").mkdir()
+    (cwd / "full" / "mine.txt").touch()
+    before = contents(cwd)
     assert rm_compare(monkeypatch, *arguments) == 2
-    assert capsys.readouterr().err == f"rm-compare: {message}\n"
-    assert sorted(path.name for path in cwd.iterdir()) == before
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"rm-compare: {message}\n")
+    assert contents(cwd) == before
 
 
-def test_names_of_directories_may_hold_anything(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "it's, [a] run \u00fc"
-    a_run(cwd / name, 0.3, 1, 1.0)
-    assert rm_compare(monkeypatch, name, "sweep/0", "output_dir=out", "html=false") == 0
-    assert [one["path"] for one in written(cwd / "out")["runs"]] == [name, "sweep/0"]
-
-
-def test_the_baseline_is_compared_with_all_others(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rm_compare(monkeypatch, "sweep", "group_by=run", "baseline=sweep/3", "output_dir=out", "html=false") == 0
-    pairs = {(one["a"], one["b"]) for one in written(cwd / "out")["comparisons"]}
-    assert {(3, 0), (3, 1), (3, 2)} <= pairs
-
-
-def test_nothing_of_torch_is_imported(cwd: Path) -> None:
+def test_the_command_of_its_own_imports_no_torch_and_writes_both_files(run: Run, cwd: Path) -> None:
+    run("one", 1, lr=1)
+    run("two", 2, lr=2)
     code = (
-        "import sys; sys.argv = ['rm-compare', 'sweep', 'output_dir=out']\n"
-        "from rm_experiments.cli.compare import main\nmain()\nassert 'torch' not in sys.modules"
+        "import sys; from rm_experiments.cli.compare import main; main(); "
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, capture_output=True)
+    command_line = [sys.executable, "-c", code, "one", "two", "num_resamples=1000"]
+    done = subprocess.run(command_line, cwd=cwd, capture_output=True, text=True, env=os.environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "False False"
+    (directory,) = (cwd / "outputs" / "compare").iterdir()
+    assert contents(directory) == {"compare.json", "compare.html"}
+    page, numbers = done.stdout.splitlines()[-3:-1]
+    assert page == f"Page     outputs/compare/{directory.name}/compare.html"
+    assert numbers == f"Numbers  outputs/compare/{directory.name}/compare.json"
+    assert contents(cwd / "outputs") == {
+        "compare", f"compare/{directory.name}", *(f"compare/{directory.name}/compare.{one}" for one in ("json", "html"))
+    }  # fmt: skip

@@ -233,6 +233,53 @@ def test_metrics_do_not_depend_on_the_order_of_the_rows(seed: int) -> None:
     assert metrics(shuffled, PLAIN, 200) == pytest.approx(metrics(records, PLAIN, 200), rel=1e-12, abs=1e-15)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_intervals_do_not_depend_on_the_order_of_the_rows_to_the_last_bit(seed: int) -> None:
+    # Weights whose sums round by the order of adding, and few enough outcomes that these are drawn, not the prompts.
+    generator = np.random.default_rng(seed)
+    margins = np.where(generator.random(900) < 0.7, 1.0, -1.0)
+    records = make(
+        margins.tolist(), [0.0] * 900, prompt_id=[str(one // 3) for one in range(900)],
+        subset=["x" if one < 600 else "y" for one in range(900)], weight=generator.choice([0.1, 0.2, 0.3], 900),
+    )  # fmt: skip
+    order = generator.permutation(900)
+    values, expected = (metrics(one, PLAIN, 300) for one in (select(records, order), records))  # type: ignore[arg-type]
+    names = [f"{subset}accuracy_ci_{end}" for subset in ("", "x_", "y_") for end in ("low", "high")]
+    assert {name: values[name] for name in names} == {name: expected[name] for name in names}
+
+
+def test_intervals_of_subsets_resample_their_own_prompts() -> None:
+    # Prompts of four pairs that are right or wrong together; all of the second subset are right.
+    right = np.r_[np.arange(160) < 120, np.ones(80, dtype=bool)]
+    records = make(
+        np.where(right, 1.0, -1.0).tolist(), [0.0] * 240, subset=["some"] * 160 + ["all"] * 80,
+        prompt_id=[str(one // 4) for one in range(240)],
+    )  # fmt: skip
+    values = metrics(records, PLAIN)
+    spread = 1.96 * math.sqrt(0.75 * 0.25 / 40)
+    assert values["some_accuracy_ci_low"] == pytest.approx(0.75 - spread, abs=0.02)
+    assert values["some_accuracy_ci_high"] == pytest.approx(0.75 + spread, abs=0.02)
+    assert (values["all_accuracy_ci_low"], values["all_accuracy_ci_high"]) == (1.0, 1.0)
+
+
+def test_subset_of_ties_has_no_accuracy_and_no_interval() -> None:
+    records = make([1.0, 2.0, 3.0], [0.0] * 3, subset=["x", "x", "y"], label=[1.0, 1.0, 0.5])
+    values = metrics(records, PLAIN, 50)
+    assert {name for name in values if name.startswith("y_")} == {"y_loss", "y_margin", "y_num_pairs"}
+    assert {name for name in values if name.startswith("x_")} == {
+        "x_accuracy", "x_accuracy_ci_low", "x_accuracy_ci_high", "x_loss", "x_margin", "x_num_pairs"
+    }  # fmt: skip
+
+
+def test_length_controlled_accuracy_weighs_both_sides_alike() -> None:
+    # Chosen longer: three of four right by weight; shorter: one of two. Equal lengths and ties do not count.
+    records = make(
+        [1.0, -1.0, 1.0, -1.0, 1.0, 1.0], [0.0] * 6, num_chars_chosen=[9, 9, 2, 2, 5, 9], num_chars_rejected=[5] * 6,
+        weight=[3.0, 1.0, 1.0, 1.0, 7.0, 7.0], label=[1.0, 1.0, 1.0, 1.0, 1.0, 0.5],
+    )  # fmt: skip
+    assert length_bias(records)["length_controlled_accuracy"] == pytest.approx((3 / 4 + 1 / 2) / 2, rel=1e-12)
+
+
 @pytest.mark.parametrize("shift", [-5.0, 2.5])
 def test_a_constant_added_to_all_rewards_changes_their_level_only(shift: float) -> None:
     records = random_records(0)

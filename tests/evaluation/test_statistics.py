@@ -206,6 +206,28 @@ def test_difference_by_hand() -> None:
     assert (found.num_pairs, found.num_prompts) == (4, 3)
 
 
+def test_error_and_interval_are_those_of_all_ways_to_draw() -> None:
+    # Three prompts: b gains two pairs of one, loses one of weight 2 of another, and is equal on the last.
+    prompts = np.array(["x", "x", "y", "z"], dtype=object)
+    a, b, weight = np.array([0.0, 0, 1, 1]), np.array([1.0, 1, 0, 1]), np.array([1.0, 1, 2, 1])
+    found = paired_difference(prompts, a, b, weight)
+    every = [
+        sum(difference for difference, _ in three) / sum(size for _, size in three)
+        for three in itertools.product([(2, 2), (-2, 2), (0, 1)], repeat=3)
+    ]
+    assert (found.difference, found.low, found.high) == (0.0, -1.0, 1.0)
+    assert found.standard_error == pytest.approx(np.std(every), rel=0.02)
+
+
+def test_difference_of_independent_prompts_is_that_of_the_paired_t_test() -> None:
+    generator = np.random.default_rng(11)
+    a, b = generator.normal(size=300), generator.normal(0.1, 1, 300)
+    found, expected = paired_difference(np.arange(300), a, b, np.ones(300)), scipy.stats.ttest_rel(b, a)
+    interval = expected.confidence_interval(0.95)
+    assert found.p == pytest.approx(expected.pvalue, abs=0.02)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.01)
+
+
 @pytest.mark.usefixtures("drawing")
 def test_the_other_way_round_everything_but_p_changes_its_sign() -> None:
     generator = np.random.default_rng(2)
