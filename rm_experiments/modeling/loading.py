@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,14 @@ def open_saved(name: str, revision: str | None = None, trust_remote_code: bool =
     try:
         return _opened(name, revision, trust_remote_code)
     except CheckpointError as error:
-        # The messages of a run name its key and its remedies.
-        reason = str(error).partition("; try ")[0].replace("model.name_or_path=", "checkpoint=")
+        # The messages of a run name its remedies.
+        reason = str(_of_checkpoint(error)).partition("; try ")[0]
         raise CheckpointError(f"{reason}; name a model directory, a run or a Hub id") from error
+
+
+def _of_checkpoint(error: CheckpointError) -> CheckpointError:
+    """The messages of a run name its key."""
+    return CheckpointError(str(error).replace("model.name_or_path=", "checkpoint="))
 
 
 def _opened(name: str, revision: str | None, trust_remote_code: bool) -> SavedModel:
@@ -76,7 +82,10 @@ def load_saved(model: SavedModel) -> RewardModel:
     Raises:
         CheckpointError: when weights are missing or damaged, or there is no reward head.
     """
-    built = build_reward_model(model.base, model.model_config, 0)
+    try:
+        built = build_reward_model(model.base, model.model_config, 0)
+    except CheckpointError as error:
+        raise _of_checkpoint(error) from error
     if not model.is_adapter:
         if built.fresh_head:
             raise CheckpointError(
@@ -90,22 +99,32 @@ def load_saved(model: SavedModel) -> RewardModel:
 def _with_adapter(model: SavedModel, built: BuiltModel) -> RewardModel:
     try:
         from peft import PeftModel
+        from peft.utils import load_peft_weights
     except ImportError as error:
         raise ConfigError(f"{model.name}: is an adapter, which needs peft; type pip install 'rm_experiments[lora]'") \
             from error  # fmt: skip
     name = os.path.expanduser(model.name)
     try:
+        weights = load_peft_weights(name, device="cpu", revision=model.revision)
+        _refuse_without_head(model, built, weights)
         adapted: Any = PeftModel.from_pretrained(built.reward_model.model, name, revision=model.revision)
+    except CheckpointError:
+        raise
     except Exception as error:  # whatever peft says, the adapter is not usable
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{model.name}: the adapter does not load ({type(error).__name__}: {reason})") from error
-    kept = {part for key in adapted.peft_config["default"].modules_to_save or () for part in [key.rpartition(".")[2]]}
-    if built.fresh_head and not kept & {one.rpartition(".")[2] for one in built.own_modules}:
-        raise CheckpointError(
-            f"{model.name}: the adapter holds no reward head (modules_to_save), so its rewards would be random"
-        )
     # One model of plain layers: the layouts know these, and rewards are the same but for rounding.
     return RewardModel(adapted.merge_and_unload())
+
+
+def _refuse_without_head(model: SavedModel, built: BuiltModel, weights: Collection[str]) -> None:
+    """The adapter must have what the base model lacks; low-rank changes of a head are no head."""
+    whole = [key for key in weights if "lora_" not in key]
+    absent = [one for one in built.own_modules if not any(f".{one}." in key for key in whole)]
+    if built.fresh_head and absent:
+        raise CheckpointError(
+            f"{model.name}: neither the adapter nor its base model holds {absent[0]}, so its rewards would be random"
+        )
 
 
 def _adapter_file(name: str, revision: str | None) -> str | None:
