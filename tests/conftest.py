@@ -210,6 +210,22 @@ def tokenizer(pairs: list[PreferencePair]) -> PreTrainedTokenizerBase:
     return trained
 
 
+@pytest.fixture(scope="session")
+def trained_run(compose: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of four steps with checkpoints and evaluations at 2 and 4. To be read only."""
+    import rm_experiments
+
+    path = tmp_path_factory.mktemp("trained") / "run"
+    # Neither a multiple of anything, nor all in one forward pass; a limit that cuts some pairs.
+    overrides = (
+        f"run_dir={path}", "seed=3", "train.max_steps=4", "train.batch_size=8", "eval=steps", "eval.every_steps=2",
+        "checkpoint.every_steps=2", "checkpoint.keep_last=2", "checkpoint.keep_best=false",
+        "data.sandbox.num_eval_pairs=21", "data.max_length=40", "eval.micro_batch_tokens=300",
+    )  # fmt: skip
+    assert rm_experiments.train(compose(*overrides)).status == "finished"
+    return path
+
+
 @pytest.fixture
 def accelerator(compose: Callable[..., RunConfig]) -> Accelerator:
     """One process on the CPU in float32."""

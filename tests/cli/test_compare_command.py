@@ -222,7 +222,8 @@ def test_names_of_directories_may_hold_anything(
     [
         (["a", "b", "x=1"], ["directories=['a','b']", "x=1"]),
         (["a"], ["directories=['a']"]),
-        (["--cfg", "job", "a", "x=1", "~y"], ["directories=['a']", "--cfg", "job", "x=1", "~y"]),
+        (["--cfg", "job", "a", "b", "x=1", "~y"], ["--cfg", "job", "directories=['a','b']", "x=1", "~y"]),
+        (["a", "b", "x=1", "--cfg", "job"], ["directories=['a','b']", "x=1", "--cfg", "job"]),
         (["x=1"], ["x=1"]),
         (["~/runs"], ["directories=['~/runs']"]),
         ([], []),
@@ -230,6 +231,19 @@ def test_names_of_directories_may_hold_anything(
 )
 def test_directories_become_a_setting(cwd: Path, arguments: list[str], expected: list[str]) -> None:
     assert directories_first("rm-compare", "directories", arguments) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments", [["a", "x y", "html=false", "--cfg", "job"], ["--cfg", "job", "a", "x y", "html=false"]]
+)
+def test_the_composed_config_is_shown(
+    cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert rm_compare(monkeypatch, *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == ["name: compare", "directories:", "- a", "- x y"]
+    assert "html: false" in lines
+    assert contents(cwd) == set()
 
 
 def test_directories_come_first(cwd: Path) -> None:

@@ -1,38 +1,37 @@
-"""`rm-eval` on a run of a few steps: the run's own numbers, other data, and wrong inputs."""
+"""`rm-eval` as a user meets it: its tables, its exit codes, one line for a wrong input and nothing left behind."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import rm_experiments
 from rm_experiments.cli import evaluate as command
-from rm_experiments.config.data_schema import DataConfig, SandboxConfig
-from rm_experiments.config.evaluation_data import typed_keys, with_saved
 from rm_experiments.evaluation.records import read_records
 
-OVERRIDES = [
-    "data.sandbox.num_train_pairs=64", "data.sandbox.num_eval_pairs=40", "data.cache_dir=null", "train.max_steps=4",
-    "eval=steps", "eval.every_steps=2", "tracking=none", "data.max_length=60",
-]  # fmt: skip
+FAST = ("train.device=cpu", "run_dir=out")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("evaluated") / "run"
-    rm_experiments.train(rm_experiments.compose([*OVERRIDES, f"run_dir={path}"]))
-    return path
+@pytest.fixture
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preferences: list[dict[str, str]]) -> Path:
+    """A working directory with data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    Path("rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in preferences), encoding="utf-8")
+    Path("full").mkdir()
+    Path("full/mine.txt").touch()
+    return tmp_path
 
 
 def rm_eval(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The command in this process; its exit code."""
     monkeypatch.setattr(sys, "argv", ["rm-eval", *arguments])
     try:
         command.main()
@@ -41,142 +40,147 @@ def rm_eval(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
-def lines(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+def contents(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
 
 
-def test_all_models_of_a_run_have_the_records_that_the_run_measured(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def cells(line: str) -> list[str]:
+    return re.split(r"\s{2,}", line.strip())
+
+
+def test_one_model_has_its_metrics_its_subsets_and_its_breakdown(
+    cwd: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
-    assert rm_eval(monkeypatch, f"checkpoint={run / 'checkpoints'}", f"run_dir={out}") == 0
-    measured = {line["step"]: line for line in lines(run) if line["kind"] == "eval"}
-    found = lines(out)
-    assert [line["step"] for line in found] == [2, 4]
-    for line in found:
-        step = line["step"]
-        for key in ("eval_accuracy", "eval_loss", "eval_ece", "eval_accuracy_ci_low", "eval_sum_accuracy"):
-            assert line[key] == pytest.approx(measured[step][key], rel=1e-6)
-        one, two = (read_records(path / "eval" / f"step_{step:08d}" / "eval.parquet") for path in (run, out))
-        assert one["pair_id"].tolist() == two["pair_id"].tolist()
-        assert np.abs(one["margin"] - two["margin"]).max() < 1e-6
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["status"] == "finished"
-    assert summary["steps"] == 4
-    assert (out / "model.yaml").is_file()
-    assert (out / "plots" / "calibration.png").is_file()
+    arguments = [f"checkpoint={trained_run}", "data.eval=rows.jsonl", "breakdown=[length_difference:2]", *FAST]
+    assert rm_eval(monkeypatch, *arguments) == 0
+    captured = capsys.readouterr()
+    lines = [cells(line) for line in captured.out.splitlines() if line]
+    summary = json.loads(Path("out/summary.json").read_text())
+    values = {key.removeprefix("eval_"): one for key, one in summary["final"].items()}
 
+    def interval(prefix: str = "") -> list[str]:
+        low, high = (values[f"{prefix}accuracy_ci_{end}"] for end in ("low", "high"))
+        return [f"{values[f'{prefix}accuracy']:.4f}", f"{low:.3f} to {high:.3f}"]
 
-def test_other_data_a_breakdown_and_the_card(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [
-        {"prompt": f"Add {n} and 1", "chosen": str(n + 1), "rejected": "no" * n, "subset": "x"} for n in range(1, 9)
+    assert lines[0] == ["eval: 40 pairs of rows.jsonl"]
+    assert lines[1] == ["Accuracy", "95% interval", "Loss", "ECE", "Margin", "Length-controlled", "Length corr."]
+    keys = ("loss", "ece", "margin", "length_controlled_accuracy", "length_correlation")
+    assert lines[2] == [*interval(), *(f"{values[key]:.3f}" for key in keys)]
+    at = lines.index(["Subset", "Pairs", "Accuracy", "95% interval", "Loss"])
+    assert lines[at + 1 : at + 3] == [
+        [name, "20", *interval(f"{name}_"), f"{values[f'{name}_loss']:.3f}"] for name in ("list", "sum")
     ]
-    data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for number in (1, 2):
-        out = tmp_path / f"out{number}"
-        arguments = [
-            f"checkpoint={run}",
-            f"data.eval={data}",
-            "breakdown=[length_difference:2]",
-            "card=true",
-            f"run_dir={out}",
-        ]
-        assert rm_eval(monkeypatch, *arguments) == 0
-    card = (run / "final" / "README.md").read_text(encoding="utf-8")
-    assert card.count("<!-- rm-eval: begin -->") == card.count("## Evaluated on") == 1
-    assert "| eval | rows.jsonl" in card or str(data) in card or "rows.jsonl" in card
-    assert lines(out)[0]["eval_num_pairs"] == 8
-    parts = json.loads((out / "summary.json").read_text())["breakdown"]["eval"]["length_difference:2"]
-    assert [part["num_pairs"] for part in parts] == [4, 4]
-    assert "By length_difference:2" in capsys.readouterr().out
-    # The length limit is the run's.
-    assert "max_length: 60" in (out / "config.yaml").read_text()
+    at = lines.index(["By length_difference:2", "Pairs", "Accuracy", "95% interval", "Loss", "Margin"])
+    parts = summary["breakdown"]["eval"]["length_difference:2"]
+    assert [one[:3] for one in lines[at + 1 : at + 1 + len(parts)]] == [
+        [one["name"], str(one["num_pairs"]), f"{one['accuracy']:.4f}"] for one in parts
+    ]
+    assert captured.out.splitlines()[-1] == "Numbers  out"
+    assert max(map(len, captured.out.splitlines()[:8])) <= 100
 
 
-def test_a_model_of_others_is_evaluated_and_one_without_a_head_refused(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_several_models_stand_below_each_other_and_can_be_compared(
+    cwd: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = tmp_path / "rows.jsonl"
-    data.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")
-    foreign = tmp_path / "foreign"
-    model = AutoModelForSequenceClassification.from_pretrained(run / "final", num_labels=1)
-    model.save_pretrained(foreign)
-    AutoTokenizer.from_pretrained(run / "final").save_pretrained(foreign)
-    assert rm_eval(monkeypatch, f"checkpoint={foreign}") == 2
-    assert "does not say what it was evaluated on; type data.eval=FILE, or benchmark=NAME\n" in capsys.readouterr().err
-    assert rm_eval(monkeypatch, f"checkpoint={foreign}", f"data.eval={data}", f"run_dir={tmp_path / 'out'}") == 0
-    assert lines(tmp_path / "out")[0]["step"] == 0
-    headless = tmp_path / "headless"
-    model.model.save_pretrained(headless)
-    AutoTokenizer.from_pretrained(run / "final").save_pretrained(headless)
-    capsys.readouterr()
-    assert rm_eval(monkeypatch, f"checkpoint={headless}", f"data.eval={data}", f"run_dir={tmp_path / 'no'}") == 2
-    assert f"rm-eval: {headless}: has no reward head, so its rewards would be random" in capsys.readouterr().err
-    assert not (tmp_path / "no").exists()
+    models = trained_run / "checkpoints"
+    assert rm_eval(monkeypatch, f"checkpoint={models}", "data.max_eval_pairs=5", *FAST) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert "eval: 5 pairs of sandbox world 0" in lines
+    start = next(at for at, line in enumerate(lines) if line.startswith("Model "))
+    table = " ".join(" ".join(lines[start + 1 :]).split())
+    places = [table.replace(" ", "").index(f"step_{step:08d}") for step in (2, 4)]
+    assert places == sorted(places)
+    assert lines[-1] == "Compare  rm-compare out"
+    evaluations = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
+    assert [(one["step"], one["eval_num_pairs"]) for one in evaluations] == [(2, 5), (4, 5)]
 
 
-def test_two_processes_measure_what_one_does(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does_and_speak_once(cwd: Path, trained_run: Path) -> None:
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    command_line = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
-        "--rdzv-endpoint", "localhost:0", "-m", "rm_experiments.cli.evaluate", f"checkpoint={run}", f"run_dir={out}",
-    ]  # fmt: skip
-    done = subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=300)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "rm_experiments.cli.evaluate"]
+    arguments = [f"checkpoint={trained_run}", "eval.micro_batch_tokens=300", *FAST]
+    done = subprocess.run(
+        [sys.executable, "-m", *torchrun, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    one, two = (read_records(path / "eval" / "step_00000004" / "eval.parquet") for path in (run, out))
-    assert one["pair_id"].tolist() == two["pair_id"].tolist()
-    assert np.abs(one["margin"] - two["margin"]).max() < 1e-6
-    # Said once.
-    assert done.stdout.count("eval: 40 pairs") == 1
+    assert done.stdout.count("eval: 21 pairs") == done.stdout.count("Numbers  out") == 1
+    found, expected = (
+        read_records(path / "eval" / "step_00000004" / "eval.parquet") for path in (cwd / "out", trained_run)
+    )
+    for name, values in expected.items():
+        if name in ("reward_chosen", "reward_rejected", "margin"):
+            assert found[name] == pytest.approx(values, abs=1e-6)
+        else:
+            assert found[name].tolist() == values.tolist(), name
+    one, two = (
+        json.loads((path / "summary.json").read_text(encoding="utf-8"))["final"] for path in (trained_run, cwd / "out")
+    )
+    assert two == pytest.approx({key: one[key] for key in two}, rel=1e-5, abs=1e-6)
+    assert len([key for key in two if key.endswith("_accuracy_ci_low")]) == 5
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "checkpoint=null: nothing to evaluate; type checkpoint=DIR, a model directory, run or Hub id"),
-        (["checkpoint=./no"], "checkpoint=./no: no such directory; name a model directory, a run or a Hub id"),
-        (["checkpoint=x", "data.evl=1"], "data.evl is not a key; did you mean data.eval?"),
-        (["checkpoint=x", "data.eval=no.jsonl"], "data.eval=no.jsonl: no such file"),
-        (["checkpoint=x", "breakdown=[margin:1]"], "breakdown=margin:1: a column (subset, margin,"),
-        (
-            ["checkpoint=x", "eval.micro_batch_tokens=0"],
-            "eval.micro_batch_tokens=0: must be a whole number of at least 1",
-        ),
-        (["checkpoint=[x*]"], "checkpoint=x*: no model directory matches this pattern"),
-    ],
-)
-def test_a_wrong_input_is_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert rm_eval(monkeypatch, *arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"rm-eval: {message}")
-    assert error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+BREAKDOWN = "'breakdown=[length_difference:5]'; any other column of the data can be its data.columns.subset"
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "nothing": ([], "checkpoint=null: nothing to evaluate; type checkpoint=DIR, a model directory, run or Hub id"),
+    "no such directory": (["checkpoint=./no"], "checkpoint=./no: no such directory; name a model directory, a run or a "
+                                               "Hub id"),
+    "no match": (["checkpoint=[x*]"], "checkpoint=x*: no model directory matches this pattern"),
+    "no model": (["checkpoint=full"], "checkpoint=full: holds no model (config.json or adapter_config.json) and no "
+                                      "run"),
+    "a mistyped key": (["checkpoint=RUN", "data.evl=1"], "data.evl is not a key; did you mean data.eval?"),
+    "a key of training": (["checkpoint=RUN", "+train.lr=1"], "train.lr is not a key; did you mean train?"),
+    "a mistyped group": (["checkpoint=RUN", "benchmrk=llmbar"], "benchmrk is not a key; rm-eval --help lists all keys"),
+    "a wrong type": (["checkpoint=RUN", "seed=x"], "seed: Value 'x' of type 'str' could not be converted to Integer"),
+    "a missing file": (
+        ["checkpoint=RUN", "data.eval=row.jsonl"],
+        "data.eval=row.jsonl: no such file; did you mean data.eval=rows.jsonl?",
+    ),
+    "a missing file of a named set": (
+        ["checkpoint=RUN", "+data.eval_sets.x.source=row.jsonl"],
+        "data.eval_sets.x.source=row.jsonl: no such file; did you mean data.eval_sets.x.source=rows.jsonl?",
+    ),
+    "a breakdown of one bin": (
+        ["checkpoint=RUN", "breakdown=[weight:1]"],
+        "breakdown=weight:1: a column (subset, margin, target_margin, weight, num_tokens_chosen, num_tokens_rejected, "
+        "num_chars_chosen, num_chars_rejected, length_difference, truncated_chosen, truncated_rejected), or a column "
+        f"and 2 or more bins; try {BREAKDOWN}",
+    ),
+    "a breakdown of texts": (
+        ["checkpoint=RUN", "breakdown=[subset:2]"], "breakdown: subset has no numbers to cut into bins; leave :2 out"
+    ),
+    "a place that is taken": (["checkpoint=RUN", "run_dir=full"], "run_dir=full: is not empty (mine.txt, ...); choose "
+                                                                  "another run_dir"),
+    "a batch of nothing": (["checkpoint=RUN", "eval.micro_batch_tokens=0"],
+                           "eval.micro_batch_tokens=0: must be a whole number of at least 1, or auto"),
+    "a sweep": (["--multirun", "checkpoint=RUN", "seed=1,2"], "--multirun: rm-eval has no sweeps; leave it out"),
+    "a card on the Hub": (["checkpoint=org/model", "card=true"], "card=true: org/model is no directory, so it has no "
+                                                                 "card to write; leave it out"),
+    "a model that is nowhere": (
+        ["checkpoint=org/model", "data.eval=rows.jsonl"],
+        "checkpoint=org/model: no such directory, and HF_HUB_OFFLINE is set and it is not in the cache; name a model "
+        "directory, a run or a Hub id",
+    ),
+}  # fmt: skip
 
 
-def test_keys_that_are_typed_win_over_what_was_saved() -> None:
-    assert typed_keys(["data.eval_sets.a.source=x", "+data.max_length=9", "data=local"]) == {
-        "data", "data.eval_sets", "data.eval_sets.a", "data.eval_sets.a.source", "data.max_length",
-    }  # fmt: skip
-    saved = DataConfig(sandbox=SandboxConfig(num_eval_pairs=7), max_length=50, text_as="raw")  # type: ignore[arg-type]
-    merged = with_saved(DataConfig(), saved, {"data.max_length"})
-    assert merged.sandbox == saved.sandbox
-    assert merged.sandbox is not saved.sandbox
-    assert (merged.max_length, merged.text_as) == (None, "raw")
-    # A source of one's own: only how text is read is the model's.
-    own = with_saved(DataConfig(eval="x.jsonl"), saved, {"data", "data.eval"})
-    assert (own.sandbox, own.eval, own.max_length) == (None, "x.jsonl", 50)
-    assert with_saved(DataConfig(eval="x.jsonl"), None, set()).max_length is None
-    # The main set is a file, so training pairs need not be there.
-    with_files = with_saved(DataConfig(), DataConfig(train="t.jsonl", eval="e.jsonl"), set())
-    assert (with_files.train, with_files.eval) == (None, "e.jsonl")
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_wrong_input_is_one_line_on_stderr_and_leaves_nothing(
+    cwd: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    before = contents(cwd)
+    assert rm_eval(monkeypatch, *(one.replace("RUN", str(trained_run)) for one in arguments)) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"rm-eval: {message}\n")
+    assert contents(cwd) == before
+
+
+def test_the_config_is_shown_without_torch(cwd: Path) -> None:
+    code = "import sys; from rm_experiments.cli.evaluate import main; main(); print('torch' in sys.modules)"
+    for arguments in (["checkpoint=x", "--cfg", "job"], ["--cfg", "job", "checkpoint=x"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=cwd)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[-1] == "False"
+        assert "checkpoint: x" in done.stdout.splitlines()
