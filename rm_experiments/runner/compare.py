@@ -170,15 +170,20 @@ def _label(runs: Sequence[FinishedRun], options: Sequence[str]) -> None:
 
 
 def _groups(runs: Sequence[FinishedRun], options: Sequence[str], by: GroupBy) -> list[list[int]]:
-    """Runs whose configs differ in their seed only. Models of one run, and runs of one seed, are not seeds."""
+    """Runs whose configs differ in their seed only, and models of these after as many steps.
+
+    Models of one run, and runs of one seed, are not seeds.
+    """
     if by == GroupBy.run:
         return [[one] for one in range(len(runs))]
     groups: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
         values = flattened(run.config)
         key = json.dumps([values.get(one) for one in options if one != "seed"], default=str)
-        if not run.config or run.step is not None:
-            key += f" {run.path.resolve()} {run.step}"
+        if not run.config:
+            key += f" {run.path.resolve()}"
+        if run.step is not None:
+            key += f" step {run.step}"
         nth = sum(runs[one].config.get("seed") == run.config.get("seed") for one in groups.get(key, ()))
         groups.setdefault(key if nth == 0 else f"{key} {place}", []).append(place)
     return list(groups.values())
@@ -238,7 +243,9 @@ def _group_view(group: Sequence[int], runs: Sequence[FinishedRun], options: Sequ
     shown = [one for one in options if one != "seed"]
     label = runs[group[0]].label
     if len(group) > 1:
-        label = _settings(runs[group[0]], shown, _short_names(options)) or "all runs"
+        first = runs[group[0]]
+        step = "" if first.step is None else f"step {first.step}"
+        label = f"{_settings(first, shown, _short_names(options))} {step}".strip() or "all runs"
     return GroupView(label=label, runs=list(group))
 
 
