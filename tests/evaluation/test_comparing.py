@@ -292,6 +292,24 @@ def test_standing_of_a_candidate_with_seeds_by_hand() -> None:
     assert (other.low, other.high) == pytest.approx((0.1 - margin, 0.1 + margin), rel=1e-6)
 
 
+def test_a_score_is_as_uncertain_as_the_seeds_of_all_candidates_say() -> None:
+    # Variances .01 with two degrees of freedom and .04 with one: .02 with three.
+    candidates = [constant(0.5, 0.6, 0.7), constant(0.2, 0.2 + math.sqrt(0.08))]
+    found = Scores(np.arange(40), np.ones(40), candidates, 1000).standings(False)
+    for one, seeds in zip(found, (3, 2), strict=True):
+        margin = scipy.stats.t.ppf(0.975, 3) * math.sqrt(0.02 / seeds)
+        assert one.high - one.mean == pytest.approx(margin, rel=1e-6)
+
+
+def test_models_that_differ_by_rounding_are_not_different() -> None:
+    # On every prompt the same, so that nothing but rounding is uncertain.
+    scores = Scores(np.arange(40), np.ones(40), [constant(0.3), constant(0.3 + 1e-14), constant(0.4)], 1000)
+    assert scores.means[0] != scores.means[1]
+    assert [(one.first, one.last) for one in scores.standings(True)] == [(1, 2), (1, 2), (3, 3)]
+    assert scores.difference(0, 1)[0].p == 1
+    assert scores.difference(0, 2)[0].p == pytest.approx(1 / 1001)
+
+
 def test_one_candidate_has_one_place() -> None:
     (one,) = Scores(np.arange(30), np.ones(30), [np.random.default_rng(0).random((1, 30))], 1000).standings(True)
     assert (one.first, one.last) == (1, 1)

@@ -212,6 +212,22 @@ def test_checkpoints_of_a_run_are_models_of_their_own(world: World) -> None:
     assert {(one["a"], one["b"]) for one in pairs} == {(1, 0)}
 
 
+def test_models_of_seeds_after_as_many_steps_are_one_candidate(world: World) -> None:
+    models = []
+    for seed in (1, 2):
+        steps = {step: {"eval": world.evaluated(margins(seed + step))} for step in (10, 20)}
+        run = world.run(f"run{seed}", 0.1, seed, evaluations=steps, final=20)
+        (run / "checkpoints" / "step_00000010").mkdir(parents=True)
+        (run / "checkpoints" / "step_00000010" / "MANIFEST.json").write_text(json.dumps({"step": 10}))
+        models += [run / "checkpoints" / "step_00000010", run / "final"]
+    found = world.compare(*models)
+    assert labels(found) == ["seed=1 step 10", "seed=1 step 20", "seed=2 step 10", "seed=2 step 20"]
+    assert groups(found) == [[0, 2], [1, 3]]
+    assert labels(found, "groups") == ["step 10", "step 20"]
+    unknown = [world.run(name, config=None) for name in ("x", "y")]
+    assert groups(world.compare(*unknown, models[1])) == [[0], [1], [2]]
+
+
 def test_the_evaluation_that_counts(world: World) -> None:
     def run(name: str, lr: float, steps: Sequence[int], **more: Any) -> Path:
         return world.run(
@@ -482,19 +498,21 @@ def test_the_page_shows_pairs_on_which_models_disagree_and_others(world: World) 
     count = 1000
     generator = np.random.default_rng(0)
     base = generator.normal(size=count)
-    base[[3, 500, 999]] = 4
+    # Most are as sure, and right for both; none of these three is among those that are taken evenly.
+    base[:800], odd = 3, [5, 502, 997]
+    base[odd] = 1
     one = world.evaluated(np.resize(base, 40))
     big = {name: np.resize(column, count) for name, column in one.items()}
     big["id"] = np.array([str(at) for at in range(count)], dtype=object)
     big["pair_id"] = np.array([f"{at:016x}" for at in range(count)], dtype=object)
     flipped = base.copy()
-    flipped[[3, 500, 999]] = -4
+    flipped[odd] = -1
     a = world.run("a", 0.1, evaluations={1: {"eval": {**big, "margin": base}}}, final=1)
     # A model of ten times the scale does not disagree.
     b = world.run("b", 0.2, evaluations={1: {"eval": {**big, "margin": 10 * flipped}}}, final=1)
     found = world.compare(a, b)
     rows = [int(row["id"]) for row in found["rows"]["eval"]]
-    assert {3, 500, 999, 0} <= set(rows)
+    assert {*odd, 0, 999} <= set(rows)
     assert rows == sorted(set(rows))
     assert 300 <= len(rows) <= 600
     assert found["runs"][0]["margins"]["eval"] == pytest.approx(base[rows].tolist(), rel=1e-4)

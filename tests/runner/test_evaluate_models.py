@@ -459,12 +459,16 @@ def test_models_that_a_setting_names(tmp_path: Path) -> None:
     model_at(a / "final", 20)
     model_at(tmp_path / "sweep" / "b" / "final", 9)
     other = model_at(tmp_path / "other")
+    for name, step in (("x", 20), ("y", 3)):
+        model_at(tmp_path / "copies" / name, step)
 
     steps = [(f"sweep/a/checkpoints/step_{step:08d}", step, "a") for step in (3, 20, 100000000)]
     assert names(str(a / "checkpoints"), tmp_path) == steps
     assert names(str(a / "checkpoints" / "step_*"), tmp_path) == steps
     assert names(str(a / "checkpoints" / "step_00000020"), tmp_path) == steps[1:2]
     assert names(str(a / "checkpoints" / "best"), tmp_path) == [("sweep/a/checkpoints/best", 3, "a")]
+    # By step, not by name.
+    assert names(str(tmp_path / "copies"), tmp_path) == [("copies/y", 3, None), ("copies/x", 20, None)]
     finals = [("sweep/a/final", 20, "a"), ("sweep/b/final", 9, "b")]
     assert names(str(a), tmp_path) == finals[:1]
     # The third run has none.
