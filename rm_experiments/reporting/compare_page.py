@@ -26,9 +26,8 @@ def render_compare_page(comparison: Mapping[str, Any]) -> str:
     style, script = _read("style.css"), "\n".join(_read(f"{name}.js") for name in _SCRIPTS)
     script = f'"use strict";\n{script}'
     data = json.dumps(comparison, allow_nan=False, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
-    # Where things stand in a chart is set as style by the script.
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     return (

@@ -52,7 +52,9 @@ def comparison(num_runs: int = 200, num_seeds: int = 4, num_rows: int = 300, see
     ranked = sorted(groups, key=lambda one: -one["metrics"]["eval"]["accuracy"]["mean"])
     for place, one in enumerate(ranked):
         one["places"] = {"eval": [max(1, place - 2), min(len(groups), place + 4)]}
-    pairs = [(0, b["id"]) for b in groups[1:]] + ([(ranked[1]["id"], ranked[0]["id"])] if len(ranked) > 1 else [])
+    pairs = [(0, b["id"]) for b in groups[1:]]
+    if len(ranked) > 1 and 0 not in (ranked[0]["id"], ranked[1]["id"]):
+        pairs.append((ranked[1]["id"], ranked[0]["id"]))
     return {
         "version": 1,
         "title": AWKWARD[0],
@@ -65,7 +67,7 @@ def comparison(num_runs: int = 200, num_seeds: int = 4, num_rows: int = 300, see
         "options": ["optimizer.lr", "loss.name", "model.size", "constant", "seed"],
         "runs": runs,
         "groups": groups,
-        "comparisons": [one for a, b in dict.fromkeys(pairs) if a != b for one in _comparisons(rng, a, b, subsets)],
+        "comparisons": [one for a, b in pairs for one in _comparisons(rng, a, b, subsets)],
         "rows": {
             "eval": [
                 {
@@ -163,8 +165,8 @@ def _comparisons(rng: random.Random, a: int, b: int, subsets: list[str]) -> list
                 "difference": value,
                 "low": value - 0.04,
                 "high": value + 0.04,
-                "p": 0.2,
-                "p_holm": 0.6,
+                "p": 0.0004 if abs(value) > 0.05 else 0.2,
+                "p_holm": 0.004 if abs(value) > 0.05 else 0.6,
                 "different": abs(value) > 0.05,
                 "smallest_detectable": 0.05,
                 "mcnemar_p": None,

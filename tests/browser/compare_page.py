@@ -1,4 +1,4 @@
-"""compare.html in a real Chromium: every control is used, and pictures are taken.
+"""compare.html in a real Chromium: every control is used, by a script and by a real mouse, and pictures are taken.
 
 python -m tests.browser.compare_page --out pictures/
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 from rm_experiments.reporting.compare_page import render_compare_page
 from tests.browser.compare_data import comparison
+from tests.browser.mouse import mouse
 
 _ERRORS = (
     "<script>window.errors = []; window.onerror = (text) => { window.errors.push(String(text)); };"
@@ -65,24 +66,6 @@ def console(values: dict[str, Any]) -> list[str]:
     return [line for line in errors.splitlines() if "CONSOLE" in line]
 
 
-def picture(values: dict[str, Any], path: Path, width: int, height: int, dark: bool = False) -> None:
-    """A screenshot."""
-    with tempfile.TemporaryDirectory() as directory:
-        page = Path(directory) / "page.html"
-        page.write_text(render_compare_page(values), encoding="utf-8")
-        more = ["--blink-settings=preferredColorScheme=0"] if dark else []
-        _run(
-            page,
-            directory,
-            width,
-            height,
-            f"--screenshot={path.resolve()}",
-            "--virtual-time-budget=5000",
-            "--hide-scrollbars",
-            *more,
-        )
-
-
 def _run(page: Path, home: str, width: int, height: int, *options: str) -> subprocess.CompletedProcess[str]:
     browser = chromium()
     assert browser is not None, "there is no chromium"
@@ -111,22 +94,20 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = {"1 run": (1, 1), "12 runs": (12, 3), "200 runs": (200, 4), "200 configs": (200, 1)}
     bad = 0
+    browser = chromium()
+    assert browser is not None, "there is no chromium"
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
     for name, (runs, seeds) in sizes.items():
         values = comparison(runs, seeds)
         said = console(values)
         # One run has nothing to click against.
-        found = drive(values) if runs > 1 else {"checks": [], "problems": []}
-        problems = [*said, *found["problems"]]
+        campaigns = [drive(values), mouse(browser, values, arguments.out, name.replace(" ", "_"))] if runs > 1 else []
+        problems = [*said, *(one for found in campaigns for one in found["problems"])]
         bad += len(problems)
-        print(f"{name}: {len(found['checks'])} checks, {len(problems)} problems")
+        print(f"{name}: {sum(len(found['checks']) for found in campaigns)} checks, {len(problems)} problems")
         for one in problems:
             print(f"  {one}")
-        if arguments.out:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            for width in (1000, 1400):
-                for dark in (False, True):
-                    kind = "dark" if dark else "light"
-                    picture(values, arguments.out / f"{name.replace(' ', '_')}_{width}_{kind}.png", width, 3600, dark)
     raise SystemExit(1 if bad else 0)
 
 

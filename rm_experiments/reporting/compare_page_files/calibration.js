@@ -16,7 +16,7 @@ function drawCalibration(root, width) {
   const front = curves_.filter((one) => lit.has(one.run));
   const bins = curves_.flatMap((one) => one.bins);
   const shares = extent(bins.map((bin) => bin[1]));
-  const x = linear([0.5, 1], [box.left + 4, box.right - 4]);
+  const x = linear([0.5, 1], [box.left + 14, box.right - 4]);
   const y = linear(padded([Math.min(0.5, shares[0]), 1], 0.03), [box.bottom, box.top]);
   const most = Math.max(1, ...(front.length ? front : curves_).flatMap((one) => one.bins.map((bin) => bin[2] ?? 0)));
   const n = linear([0, most * 1.08], [below.bottom, below.top]);

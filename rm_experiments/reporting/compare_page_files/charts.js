@@ -121,7 +121,7 @@ function xAxis(root, scale, box, { ticks, text, title }) {
     const inside = Math.min(Math.max(x, half + 1), box.width - half - 1);
     group.append(svg("text", { x: inside, y: box.bottom + 15, "text-anchor": "middle" }, label));
   }
-  group.append(svg("text", { class: "title", x: (box.left + box.right) / 2, y: box.bottom + 31, "text-anchor": "middle" }, fit(title, box.width - 10)));
+  group.append(svg("text", { class: "title", x: (box.left + box.right) / 2, y: box.bottom + 31, "text-anchor": "middle" }, fitTitle(title, box.width - 10)));
   root.append(group);
 }
 function yAxis(root, scale, box, { ticks, text, title }) {
@@ -131,7 +131,7 @@ function yAxis(root, scale, box, { ticks, text, title }) {
     group.append(svg("path", { class: "grid", d: `M${box.left} ${y}H${box.right}` }));
     group.append(svg("text", { x: box.left - 6, y: y + 4, "text-anchor": "end" }, text(tick)));
   }
-  if (title) group.append(svg("text", { class: "title", x: 2, y: 12 }, fit(title, box.width - 10)));
+  if (title) group.append(svg("text", { class: "title", x: 2, y: 12 }, fitTitle(title, box.width - 10)));
   root.append(group);
 }
 

@@ -40,7 +40,8 @@ function yDomain(panel, lines) {
   const values = lines.flatMap((line) => line.points.map((point) => point[1]));
   let [low, high] = robustExtent(values);
   if (panel.band) {
-    const bands = extent(lines.filter((line) => lit.has(line.run)).flatMap((line) => line.points.flatMap((point) => [point[2], point[3]])));
+    // Of all runs, whichever are highlighted: a click must not move the lines under the pointer.
+    const bands = extent(lines.flatMap((line) => line.points.flatMap((point) => [point[2], point[3]])));
     if (bands) [low, high] = [Math.max(Math.min(low, bands[0]), low - (high - low) / 3), Math.min(Math.max(high, bands[1]), high + (high - low) / 3)];
   }
   return [padded([low, high], 0.04), values.filter((value) => value < low || value > high).length];
@@ -79,7 +80,9 @@ function drawCurves(panel, root, width) {
   const front = lines.filter((line) => lit.has(line.run));
   const crowd = others.length > 60 ? " crowd" : "";
   for (const line of others) inside.append(svg("path", { class: `line${crowd}`, "data-run": line.run, d: single(line.points) }));
-  if (panel.band) for (const line of front) inside.append(svg("path", { class: `area s${lit.get(line.run)}`, d: bandPath(line.points, x, y) }));
+  // Many bands lie on each other; together they stay lighter than the lines.
+  const paint = Math.min(0.16, 0.35 / front.length);
+  if (panel.band) for (const line of front) inside.append(svg("path", { class: `area s${lit.get(line.run)}`, "fill-opacity": paint.toFixed(3), d: bandPath(line.points, x, y) }));
   for (const line of front) {
     const slot = lit.get(line.run);
     inside.append(svg("path", { class: `line lit s${slot}`, "data-run": line.run, "stroke-dasharray": SLOT_DASHES[slot], d: single(line.points) }));

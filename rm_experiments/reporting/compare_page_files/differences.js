@@ -9,10 +9,10 @@ const kindOfMetric = (metric) => DIFFERENCE[metric] ?? { title: metric, unit: ""
 function drawDifferences() {
   const host = byId("differences-body");
   const names = byId("differences-names");
-  if (!GROUPS.length) return host.replaceChildren(el("p", { class: "nothing" }, "There is no group."));
+  if (!GROUPS.length) return host.replaceChildren(el("p", { class: "nothing" }, "There is no candidate."));
   names.replaceChildren(letter("A", store.a), el("span", {}, "against"), letter("B", store.b));
   const found = comparisonsOf(store.a, store.b);
-  if (store.a === store.b) return host.replaceChildren(el("p", { class: "nothing" }, "A and B are the same group. Choose another A or B in the bar above."));
+  if (store.a === store.b) return host.replaceChildren(el("p", { class: "nothing" }, "A and B are the same candidate. Choose another A or B in the bar above."));
   if (!found.length) return host.replaceChildren(...notComputed());
   const metrics = [...new Set(["accuracy", "loss", ...found.map((one) => one.metric)])].filter((metric) => found.some((one) => one.metric === metric));
   host.replaceChildren(
@@ -102,8 +102,8 @@ function notComputed() {
   const place = places ? ` Their places (${placeText(placesOf(a))} and ${placeText(placesOf(b))}) ${same ? "overlap: statistically the same." : "do not overlap."}` : "";
   const partners = (group) => GROUPS.filter((one) => one.id !== group && comparisonsOf(group, one.id).length).length;
   return [
-    el("p", { class: "nothing" }, `This pair was not compared on this set: with ${many(GROUPS.length, "group")} not every pair is. A has accuracy ${has(a)}, B ${has(b)}.${place}`),
-    el("p", { class: "soft" }, `A was compared with ${many(partners(a), "group")}, B with ${many(partners(b), "group")}; the selects above mark the others. rm-compare of these two alone compares them.`),
+    el("p", { class: "nothing" }, `This pair was not compared on this set: with ${many(GROUPS.length, "candidate")} not every pair is. A has accuracy ${has(a)}, B ${has(b)}.${place}`),
+    el("p", { class: "soft" }, `A was compared with ${many(partners(a), "candidate")}, B with ${many(partners(b), "candidate")}; the selects above mark the others. rm-compare of these two alone compares them.`),
   ];
 }
 

@@ -56,6 +56,9 @@ function fit(text, width) {
   return low ? `${letters.slice(0, low).join("")}\u2026` : "";
 }
 
+/* Titles are bold, which is wider. */
+const fitTitle = (text, width) => fit(text, 0.87 * width);
+
 /* The one tooltip: the first line is the name, the others are values. */
 function showTip(event, lines) {
   const tip = byId("tip");

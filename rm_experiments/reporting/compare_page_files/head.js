@@ -4,7 +4,7 @@ function drawHead() {
   document.title = oneLine(DATA.title || "Comparison");
   byId("title").replaceChildren(oneLine(DATA.title || "Comparison"));
   const set = setInfo();
-  const facts = [many(RUNS.length, "run"), many(GROUPS.length, "group"), DATA.created ? `written ${DATA.created}` : null];
+  const facts = [many(RUNS.length, "run"), many(GROUPS.length, "candidate"), DATA.created ? `written ${DATA.created}` : null];
   const unfinished = RUNS.filter((run) => run.status && run.status !== "finished").length;
   if (unfinished) facts.push(`${unfinished} not finished`);
   byId("facts").textContent = facts.filter(Boolean).join(" \u00b7 ");
@@ -25,25 +25,25 @@ const strong = (group) => el("strong", {}, nameOf(GROUPS[group].label));
 /* One sentence: the best group, and who shares its place. */
 function verdict() {
   const order = rankedGroups();
-  if (!order.length) return ["No group has an accuracy on this set."];
+  if (!order.length) return ["No candidate has an accuracy on this set."];
   const best = order[0];
   const own = groupMetric(best, "accuracy");
   const interval = known(own.low) ? ` (95% interval ${percent(own.low)} to ${percent(own.high)})` : "";
   const parts = [strong(best), ` has the highest accuracy, ${percent(own.mean)}${interval}`];
-  if (order.length === 1) return [...parts, "; there is no other group to rank it against."];
+  if (order.length === 1) return [...parts, "; there is no other candidate to rank it against."];
   const places = placesOf(best);
   if (!places) return [...parts, "; places were not computed on this set."];
   const same = order.slice(1).filter((group) => overlap(places, placesOf(group)));
-  if (!same.length) return [...parts, ", and it is better than every other group."];
+  if (!same.length) return [...parts, ", and it is better than every other candidate."];
   const few = same.slice(0, 2).flatMap((group, at) => [at ? (same.length === 2 ? " and " : ", ") : "", strong(group)]);
   const rest = same.length > 2 ? [` and ${same.length - 2} more`] : [];
   const all = same.length === order.length - 1;
-  return [...parts, "; statistically the same place: ", ...few, ...rest, all ? ", that is every other group." : "."];
+  return [...parts, "; statistically the same place: ", ...few, ...rest, all ? ", that is every other candidate." : "."];
 }
 
 function drawGap() {
   const order = rankedGroups();
-  const beaten = order.slice(1).find((group) => !overlap(placesOf(order[0]), placesOf(group)) && wholeSet(group, order[0]));
+  const beaten = order.slice(1).find((group) => !overlap(placesOf(order[0]), placesOf(group)) && wholeSet(group, order[0])?.different);
   const found = beaten === undefined ? null : wholeSet(beaten, order[0]);
   byId("gap").hidden = !found;
   if (!found) return;

@@ -21,7 +21,8 @@ function drawParallel(root, hostWidth) {
   sized(root, width, height);
   const xs = axes.map((_, at) => left + gap * at);
   const y = linear([0, 1], [bottom, top]);
-  const place = (axis, run) => y(axis.t(axis.values[run]));
+  const spread = axes.map((axis) => spreadOf(axis));
+  const place = (axis, run) => y(axis.t(axis.values[run])) + (spread[axes.indexOf(axis)]?.[run] ?? 0);
   const path = (run) => axes.map((axis, at) => `${at ? "L" : "M"}${xs[at].toFixed(1)} ${place(axis, run).toFixed(1)}`).join("");
   const metric = axes[axes.length - 1];
   const range = extent(metric.values.filter((_, run) => passing.has(run))) ?? [0, 1];
@@ -48,6 +49,21 @@ function drawParallel(root, hostWidth) {
     trace: (run) => path(run),
     xs, y,
   };
+}
+
+/* Pixels by which runs with the same value of an option lie beside each other, the best on top: on one point they would
+   hide one another, and the last one drawn would give all of them its colour. */
+function spreadOf(axis) {
+  const same = new Map();
+  for (const { id } of RUNS) same.set(axis.t(axis.values[id]), [...(same.get(axis.t(axis.values[id])) ?? []), id]);
+  if (axis.key === "metric" || same.size > 12) return null;
+  const room = Math.min(18, 180 / same.size);
+  const places = [];
+  for (const runs of same.values()) {
+    const order = byMetric(runs, parallel.metric);
+    order.forEach((run, at) => (places[run] = order.length > 1 ? room * (at / (order.length - 1) - 0.5) : 0));
+  }
+  return places;
 }
 
 function drawAxis(axis, x, y, { top, bottom, gap, first, last, right }) {
@@ -114,8 +130,10 @@ function pickParallel(xs, place, px, py, y) {
 
 /* Drag on an axis sets its brush, a click there ends it; so do the keys. */
 function brushWithPointer(root) {
+  let dragged = false;
   const placeOf = (event) => Math.min(1.05, Math.max(-0.05, linear([364, 44], [0, 1])(pointer(root, event)[1])));
   root.addEventListener("pointerdown", (event) => {
+    dragged = false;
     const key = event.target.dataset?.axis;
     if (!key) return;
     event.preventDefault();
@@ -130,7 +148,6 @@ function brushWithPointer(root) {
     drag.moved = true;
     setBrush(drag.key, Math.min(drag.from, to), Math.max(drag.from, to), "brush");
   });
-  let dragged = false;
   const end = () => {
     if (!parallel.drag) return;
     dragged = true;

@@ -4,7 +4,7 @@ const ranking = { rows: "groups", key: "place", down: false };
 
 const COLUMNS = [
   { key: "place", title: "Place", hint: "first and last place that it may have", of: (row) => (row.places ? row.places[0] + row.places[1] / 1e4 : null) },
-  { key: "label", title: "Group", of: (row) => row.label, words: true },
+  { key: "label", title: "Candidate", of: (row) => row.label, words: true },
   { key: "seeds", title: "Seeds", hint: "runs of this config that finished", of: (row) => row.seeds },
   { key: "accuracy", title: "Accuracy", hint: "mean, with its 95% interval", of: (row) => row.accuracy.mean, best: 1 },
   { key: "sd", title: "SD", hint: "standard deviation of the accuracy over seeds, in points", of: (row) => row.accuracy.sd },

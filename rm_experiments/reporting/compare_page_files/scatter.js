@@ -26,7 +26,7 @@ function drawScatter(root, width) {
   inside.append(svg("path", { class: "dots out", d: dots((_, passed) => !passed) }));
   inside.append(svg("path", { class: "dots agree", d: dots((pair, passed) => passed && !differ(pair)) }));
   inside.append(svg("path", { class: "dots differ", d: dots((pair, passed) => passed && differ(pair)) }));
-  const shown = pairs.find((pair) => pair.at === store.pair);
+  const shown = shownPair();
   if (shown) inside.append(svg("circle", { class: "ring", cx: x(shown.a), cy: y(shown.b), r: 8 }));
   scatterTexts(root, pairs, box, x, y);
   return {
@@ -56,7 +56,7 @@ function scatterTexts(root, pairs, box, x, y) {
   const axis = (side, px, py, anchor, width) => {
     const slot = slotOfGroup(store[side]);
     if (slot !== undefined) root.append(svg("path", { class: `line lit s${slot}`, d: `M${px} ${py - 4}h22`, "stroke-dasharray": SLOT_DASHES[slot] }), mark(slot, px + 11, py - 4, 4));
-    root.append(svg("text", { class: "title", x: px + (slot === undefined ? 0 : 28), y: py, "text-anchor": anchor }, fit(sideText(side), width - 34)));
+    root.append(svg("text", { class: "title", x: px + (slot === undefined ? 0 : 28), y: py, "text-anchor": anchor }, fitTitle(sideText(side), width - 34)));
   };
   axis("b", 4, 14, "start", box.width - 8);
   axis("a", box.left, box.bottom + 51, "start", box.right - box.left);
@@ -67,13 +67,19 @@ function showPair(at) {
   store.pair = store.pair === at ? null : at;
   change("pair");
 }
+/* The chosen pair, else the one that A and B disagree on most. */
+function shownPair() {
+  const pairs = pairsOf();
+  return pairs.find((pair) => pair.at === store.pair) ?? pairs.reduce((most, pair) => (most && most.gap >= pair.gap ? most : pair), null);
+}
 let shownCard = null;
 function drawShownPair() {
   const host = byId("pair");
-  const pair = pairsOf().find((one) => one.at === store.pair);
+  const pair = shownPair();
   shownCard = pair ? pairCard(pair, true) : null;
-  host.replaceChildren(shownCard ? shownCard.node : el("p", { class: "nothing" }, "Click on a dot to read its pair. With the chart in focus, the arrow keys go through the pairs, those that A and B disagree most on first."));
-  if (pair) say(`Pair ${rowsOf()[pair.at]?.id ?? pair.at}: ${KINDS[pair.kind].title}`);
+  const hint = store.pair === null ? "This is the pair that A and B disagree on most. Click on a dot to read its pair, or go through them with the arrow keys." : "";
+  host.replaceChildren(...(shownCard ? [el("p", { class: "soft" }, hint), shownCard.node] : [el("p", { class: "nothing" }, "There is no pair to show.")]));
+  if (pair && store.pair !== null) say(`Pair ${rowsOf()[pair.at]?.id ?? pair.at}: ${KINDS[pair.kind].title}`);
 }
 
 function seedOptions(side) {

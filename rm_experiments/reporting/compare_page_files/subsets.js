@@ -31,7 +31,8 @@ function drawSubsets(root, width) {
   const box = { left: 140, right: width - 74, top: 8, width };
   box.bottom = box.top + each * rows.length;
   sized(root, width, box.bottom + 40);
-  const bounds = entries.flatMap(runsOf).filter((run) => passing.has(run)).flatMap((run) => rows.flatMap((row) => ["accuracy_ci_low", "accuracy_ci_high"].map((key) => subsetMetric(run, row.name, key))));
+  // Of all runs, whichever are highlighted: a click must not move the ticks under the pointer.
+  const bounds = passingRuns().flatMap((run) => rows.flatMap((row) => ["accuracy_ci_low", "accuracy_ci_high"].map((key) => subsetMetric(run, row.name, key))));
   const x = linear(padded(extent([...rows.flatMap((row) => row.values), ...bounds]), 0.03), [box.left, box.right]);
   const scale = ticksOf(x, Math.max(2, Math.floor((box.right - box.left) / 64)), true);
   xAxis(root, x, box, { ...scale, title: "Accuracy" });
