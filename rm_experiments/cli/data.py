@@ -26,7 +26,8 @@ def _look(composed: DictConfig) -> None:
 
     from rm_experiments.reporting.console import results_console
     from rm_experiments.reporting.data_table import print_data_report
-    from rm_experiments.runner.look import PAGE_FILE, PLOTS_FOLDER, REPORT_FILE, look
+    from rm_experiments.runner.look import PAGE_FILE, PLOTS_FOLDER, look
+    from rm_experiments.runner.run_dir import REPORT_FILE
 
     result = look(config)
     written = [("Page", PAGE_FILE), ("Numbers", REPORT_FILE), ("Pictures", PLOTS_FOLDER)]

@@ -67,6 +67,8 @@ class CompareInputs:
     standings: Mapping[str, Mapping[str, Sequence[Standing | None]]]
     """Of each set and metric the standing of each group."""
     comparisons: Sequence[Comparison]
+    sources: Mapping[str, str]
+    """Where each set comes from, for people."""
     notes: Sequence[str]
 
 
@@ -111,7 +113,8 @@ def _set(name: str, inputs: CompareInputs) -> dict[str, Any]:
     num_prompts = len(np.unique(records["prompt_id"].astype(str)))
     return {
         "name": name, "num_pairs": len(records["weight"]), "num_prompts": num_prompts,
-        "source": "", "subsets": sorted({str(one) for one in records["subset"] if one is not None}),
+        "source": inputs.sources.get(name, ""),
+        "subsets": sorted({str(one) for one in records["subset"] if one is not None}),
     }  # fmt: skip
 
 

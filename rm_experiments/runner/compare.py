@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from rm_experiments.reporting.compare_page import render_compare_page
 from rm_experiments.reporting.comparison import CompareInputs, GroupView, RunView, comparison_json
 from rm_experiments.runner.finished import FinishedRun, differing, find_runs, flattened
 from rm_experiments.runner.pair_texts import pair_texts
-from rm_experiments.runner.run_dir import write_text
+from rm_experiments.runner.run_dir import new_directory, write_text
 
 JSON_FILE, PAGE_FILE = "compare.json", "compare.html"
 _MOST_PAIRS = 12
@@ -67,6 +66,7 @@ def compare_runs(config: CompareConfig) -> CompareResult:
                                  enumerate(zip(runs, steps, strict=True))],
         groups=[_group_view(group, runs, options) for group in groups], options=options, by_set=by_set,
         standings=standings, comparisons=comparisons, notes=notes,
+        sources={name: next((source for run in runs if (source := run.source_of(name))), "") for name in sets},
     )  # fmt: skip
     comparison = comparison_json(inputs, lambda name, ids: _texts(runs, name, ids, notes))
     return CompareResult(directory=_write(config, comparison), comparison=comparison)
@@ -269,11 +269,7 @@ def _write(config: CompareConfig, comparison: dict[str, Any]) -> Path:
         if directory.exists() and not directory.is_dir():
             raise ConfigError(f"output_dir={config.output_dir}: is a file; choose a directory")
     else:
-        stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        directory, number = Path("outputs") / "compare" / stamp, 1
-        while directory.exists():
-            number += 1
-            directory = directory.with_name(f"{stamp}_{number}")
+        directory = new_directory(Path("outputs") / "compare")
     page = render_compare_page(comparison) if config.html else None
     try:
         directory.mkdir(parents=True, exist_ok=True)

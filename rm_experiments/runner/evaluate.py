@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import glob
-import os
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -12,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
@@ -42,7 +40,7 @@ from rm_experiments.reporting.card_evaluation import write_evaluation_into_card
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.plots import write_plots
 from rm_experiments.reporting.tracking import start_tracker
-from rm_experiments.runner.finished import MODEL_CONFIG_FILE, find_runs, is_run, manifest_step
+from rm_experiments.runner.finished import MODEL_CONFIG_FILE
 from rm_experiments.runner.prepare import limit_of_length, make_accelerator
 from rm_experiments.runner.run_dir import (
     CONFIG_FILE,
@@ -52,21 +50,12 @@ from rm_experiments.runner.run_dir import (
     MetricsLog,
     environment,
     finite,
+    new_directory,
     write_json,
     write_text,
 )
+from rm_experiments.runner.saved_models import Checkpoint, find_checkpoints
 from rm_experiments.training.budget import evaluation_budget, training_budget
-
-
-@dataclass(kw_only=True)
-class Checkpoint:
-    """A saved model that is evaluated."""
-
-    name: str
-    """Directory or Hub id."""
-    run: Path | None = None
-    """The directory of the run that made it, where that is known."""
-    step: int = 0
 
 
 @dataclass(kw_only=True)
@@ -120,7 +109,7 @@ def evaluate_models(config: EvaluationConfig, typed: Collection[str] = ()) -> Ev
     """
     check_evaluation(config)
     transformers_logging.disable_progress_bar()
-    checkpoints = find_checkpoints(config.checkpoint)
+    checkpoints, passed_over = find_checkpoints(config.checkpoint)
     if config.card:
         elsewhere = [one.name for one in checkpoints if not Path(one.name).expanduser().is_dir()]
         if elsewhere:
@@ -134,86 +123,30 @@ def evaluate_models(config: EvaluationConfig, typed: Collection[str] = ()) -> Ev
         prepared = [_prepare(config, one, model, typed) for one, model in zip(checkpoints, opened, strict=True)]
     single = len({one.run or Path(one.name) for one in checkpoints}) == 1
     folders: dict[Path, _Folder] = {}
-    found = []
-    for one in prepared:
-        key = one.checkpoint.run or Path(one.checkpoint.name)
-        if key not in folders:
-            path = directory if single else directory / f"{len(folders)}_{_slug(key)}"
-            folders[key] = _Folder(config=config, path=path, main=accelerator.is_main_process)
-        with console.waiting(f"Evaluating {one.checkpoint.name} ..."):
-            evaluated, records = _evaluate(config, one, accelerator)
-        folders[key].add(one, evaluated, records)
-        if config.card and accelerator.is_main_process:
-            write_evaluation_into_card(Path(one.checkpoint.name).expanduser(), evaluated.sources, evaluated.metrics)
-        found.append(evaluated)
-    for folder in folders.values():
-        folder.finish()
-    return EvaluationResult(directory=directory, evaluated=found)
-
-
-def find_checkpoints(setting: Any) -> list[Checkpoint]:
-    """The saved models that `checkpoint` names, those of a run in the order of their steps.
-
-    Raises:
-        CheckpointError: when one is not there, or holds no model.
-    """
-    found: dict[str, Checkpoint] = {}
-    for name in [setting] if isinstance(setting, str) else setting:
-        for one in _checkpoints_of(name):
-            found.setdefault(one.name, one)
-    return list(found.values())
-
-
-def _checkpoints_of(name: str) -> list[Checkpoint]:
-    path = Path(os.path.expanduser(name))
-    if not path.exists() and glob.has_magic(name):
-        models = [one for one in sorted(glob.glob(str(path))) if _is_model(Path(one))]
-        if not models:
-            raise CheckpointError(f"checkpoint={name}: no model directory matches this pattern")
-        return sorted((_checkpoint(Path(one)) for one in models), key=lambda one: (str(one.run), one.step))
-    if not path.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") != 1:
-            raise CheckpointError(f"checkpoint={name}: no such directory; name a model directory, a run or a Hub id")
-        return [Checkpoint(name=name)]
-    if _is_model(path):
-        return [_checkpoint(path)]
-    if is_run(path):
-        return [_checkpoint(_final_of(path, name))]
-    below = [_checkpoint(one) for one in sorted(path.iterdir())
-             if one.is_dir() and not one.is_symlink() and _is_model(one)] if path.is_dir() else []  # fmt: skip
-    if below:
-        return sorted(below, key=lambda one: one.step)
+    found: list[Evaluated] = []
+    status, error = "finished", None
     try:
-        runs = find_runs(str(path))
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"checkpoint={name}: holds no model (config.json or adapter_config.json) and no run"
-        ) from error
-    finals = [_checkpoint(run.path / "final") for run in runs if _is_model(run.path / "final")]
-    if not finals:
-        raise CheckpointError(f"checkpoint={name}: none of its {len(runs)} runs has a final model; name a checkpoint")
-    return finals
-
-
-def _final_of(run: Path, name: str) -> Path:
-    if not _is_model(run / "final"):
-        raise CheckpointError(
-            f"checkpoint={name}: {run} has no final model yet; try checkpoint={run / 'checkpoints' / 'last'}"
-        )
-    return run / "final"
-
-
-def _is_model(path: Path) -> bool:
-    return (path / "config.json").is_file() or (path / "adapter_config.json").is_file()
-
-
-def _checkpoint(path: Path) -> Checkpoint:
-    resolved = path.resolve()
-    above = next((one for one in (resolved.parent, resolved.parent.parent) if is_run(one)), None)
-    step = manifest_step(path)
-    if above is None or step is None:
-        return Checkpoint(name=str(path), step=step or 0)
-    return Checkpoint(name=str(path), run=above, step=step)
+        for one in prepared:
+            key = one.checkpoint.run or Path(one.checkpoint.name)
+            if key not in folders:
+                path = directory if single else directory / f"{len(folders)}_{_slug(key)}"
+                folders[key] = _Folder(config=config, path=path, main=accelerator.is_main_process)
+            with console.waiting(f"Evaluating {one.checkpoint.name} ..."):
+                evaluated, records = _evaluate(config, one, accelerator)
+            folders[key].add(one, evaluated, records)
+            if config.card and accelerator.is_main_process:
+                write_evaluation_into_card(Path(one.checkpoint.name).expanduser(), evaluated.sources, evaluated.metrics)
+            found.append(evaluated)
+    except BaseException as failure:
+        status = "interrupted" if isinstance(failure, KeyboardInterrupt) else "failed"
+        error = f"{type(failure).__name__}: {failure}"
+        raise
+    finally:
+        # What was measured before another one was refused says what it is.
+        for folder in folders.values():
+            folder.finish(status, error)
+    found[0].notes = [*passed_over, *found[0].notes]
+    return EvaluationResult(directory=directory, evaluated=found)
 
 
 def _slug(path: Path) -> str:
@@ -222,12 +155,7 @@ def _slug(path: Path) -> str:
 
 def _target(config: EvaluationConfig) -> Path:
     if config.run_dir is None:
-        stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        directory, number = Path("outputs") / "eval" / config.name / stamp, 1
-        while directory.exists():
-            number += 1
-            directory = directory.with_name(f"{stamp}_{number}")
-        return directory
+        return new_directory(Path("outputs") / "eval" / config.name)
     directory = Path(config.run_dir).expanduser()
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"run_dir={config.run_dir}: is a file; choose a directory")
@@ -284,7 +212,7 @@ def _evaluate(config: EvaluationConfig, prepared: _Prepared, accelerator: Any) -
     records, measured, parts = {}, {}, {}
     for name, pairs in prepared.pairs.items():
         found = evaluate(accelerator, model, pairs, batcher, budget)
-        bad = found["id"][~torch.isfinite(torch.from_numpy(found["margin"])).numpy()]
+        bad = found["id"][~np.isfinite(found["margin"])]
         if len(bad):
             raise CheckpointError(
                 f"{prepared.checkpoint.name}: {len(bad)} pairs of {name} have rewards that are not finite "
@@ -330,6 +258,7 @@ class _Folder:
         self._lines: list[dict[str, Any]] = []
         self._records: dict[str, Records] = {}
         self._benchmarks: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
 
     def add(self, prepared: _Prepared, evaluated: Evaluated, records: dict[str, Records]) -> None:
         """Write one model's records and metrics."""
@@ -356,15 +285,21 @@ class _Folder:
         line = {"step": step, "kind": "eval", "checkpoint": prepared.checkpoint.name, **values}
         MetricsLog(path / METRICS_FILE).append(line)
         self._lines.append({**line, **more})
-        self._records, self._benchmarks = records, evaluated.benchmarks
+        self._records, self._benchmarks, self._sources = records, evaluated.benchmarks, evaluated.sources
 
-    def finish(self) -> None:
-        """Write the summary and pictures, and tell the tracker."""
-        if not self._main:
+    def finish(self, status: str, error: str | None) -> None:
+        """Write the summary and pictures, and tell the tracker.
+
+        Args:
+            error: why not all models were evaluated, if so.
+        """
+        if not self._main or not self._lines:
             return
         last = self._lines[-1]
         write_json(self._path / SUMMARY_FILE, {
-            "status": "finished",
+            "status": status,
+            "error": error,
+            "sources": self._sources,
             "steps": last["step"],
             "checkpoints": [line["checkpoint"] for line in self._lines],
             "final": finite({key: value for key, value in last.items() if key.startswith("eval_")}),

@@ -17,7 +17,7 @@ import yaml
 from rm_experiments.config.compose import one_line
 from rm_experiments.errors import CheckpointError, DataError
 from rm_experiments.evaluation.records import Records, read_records
-from rm_experiments.runner.run_dir import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
+from rm_experiments.runner.run_dir import CONFIG_FILE, METRICS_FILE, REPORT_FILE, SUMMARY_FILE, read_object
 
 MODEL_CONFIG_FILE = "model.yaml"
 """In what rm-eval writes: the config that the evaluated model was trained with."""
@@ -41,11 +41,7 @@ class FinishedRun:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """summary.json; empty when the run wrote none."""
-        try:
-            values = json.loads((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return values if isinstance(values, dict) else {}
+        return read_object(self.path / SUMMARY_FILE)
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
@@ -74,6 +70,12 @@ class FinishedRun:
                 values.pop("defaults", None)
                 return values
         return {}
+
+    def source_of(self, name: str) -> str:
+        """Where a set comes from, for people; empty when it is not known."""
+        report = read_object(self.path / REPORT_FILE).get("splits", {}).get(name, {})
+        known = self.summary.get("sources", {}).get(name) or report.get("source")
+        return str(known or "")
 
     @property
     def status(self) -> str:
@@ -135,11 +137,8 @@ class FinishedRun:
 
 def manifest_step(directory: Path) -> int | None:
     """The step of a saved model of ours."""
-    try:
-        values: Any = json.loads((directory / "MANIFEST.json").read_text(encoding="utf-8"))
-        return int(values["step"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+    step = read_object(directory / "MANIFEST.json").get("step")
+    return step if isinstance(step, int) else None
 
 
 def find_runs(name: str) -> list[FinishedRun]:

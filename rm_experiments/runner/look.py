@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import shutil
 import uuid
@@ -27,9 +26,9 @@ from rm_experiments.reporting.data_page import DataPage, render_data_page
 from rm_experiments.reporting.data_plots import SplitArrays, write_data_plots
 from rm_experiments.runner.paths import check_paths
 from rm_experiments.runner.prepare import Prepared, plain_report, prepare
-from rm_experiments.runner.run_dir import CONFIG_FILE, write_json, write_text
+from rm_experiments.runner.run_dir import CONFIG_FILE, REPORT_FILE, time_stamp, write_json, write_text
 
-REPORT_FILE, PAGE_FILE, PLOTS_FOLDER = "data_report.json", "data.html", "plots"
+PAGE_FILE, PLOTS_FOLDER = "data.html", "plots"
 _CUT = TRUNCATED_PROMPT | TRUNCATED_CHOSEN | TRUNCATED_REJECTED
 _EXAMPLES_OF_TRAIN, _EXAMPLES_OF_OTHERS = 16, 8
 
@@ -74,9 +73,9 @@ def _target(config: RunConfig) -> Path:
     Raises:
         ConfigError: when it holds something, or cannot be written.
     """
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     named = config.run_dir is not None
-    path = Path(os.path.expanduser(config.run_dir)) if config.run_dir else Path("outputs", "data", config.name, stamp)
+    unnamed = Path("outputs", "data", config.name, time_stamp())
+    path = Path(os.path.expanduser(config.run_dir)) if config.run_dir else unnamed
     if named and path.exists() and not path.is_dir():
         raise ConfigError(f"run_dir={path}: is a file; choose another run_dir")
     parent = next(one for one in path.absolute().parents if one.exists())

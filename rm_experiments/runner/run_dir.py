@@ -22,8 +22,8 @@ from rm_experiments.config.compose import config_yaml, load_config_yaml, to_plai
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError
 
-CONFIG_FILE, SUMMARY_FILE, METRICS_FILE, ENVIRONMENT_FILE = (
-    "config.yaml", "summary.json", "metrics.jsonl", "environment.json",
+CONFIG_FILE, SUMMARY_FILE, METRICS_FILE, ENVIRONMENT_FILE, REPORT_FILE = (
+    "config.yaml", "summary.json", "metrics.jsonl", "environment.json", "data_report.json",
 )  # fmt: skip
 _LOCK_FILE = ".lock"
 
@@ -42,8 +42,8 @@ class RunDir:
         """Raises ConfigError when the directory belongs to another run or another config."""
         self._config = config
         self._named = config.run_dir is not None
-        stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        self.path = Path(os.path.expanduser(config.run_dir)) if config.run_dir else Path("outputs", config.name, stamp)
+        unnamed = Path("outputs", config.name, time_stamp())
+        self.path = Path(os.path.expanduser(config.run_dir)) if config.run_dir else unnamed
         self.run_id = uuid.uuid4().hex
         self._lock: int | None = None
         if self.path.exists() and not self.path.is_dir():
@@ -69,11 +69,7 @@ class RunDir:
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json, empty when there is none."""
-        try:
-            values = json.loads((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return values if isinstance(values, dict) else {}
+        return read_object(self.path / SUMMARY_FILE)
 
     def claim(self) -> tuple[Path, str]:
         """Make the directory and lock it; an unnamed one that was just taken gets `_2`, `_3`, ... appended.
@@ -222,6 +218,30 @@ def hardware() -> dict[str, Any]:
     if torch.cuda.is_available():
         found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return found
+
+
+def time_stamp() -> str:
+    """Now, as directories are named."""
+    return datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def new_directory(parent: Path) -> Path:
+    """A path in `parent` that is not there, named by the time."""
+    stamp, number = time_stamp(), 1
+    path = parent / stamp
+    while path.exists():
+        number += 1
+        path = parent / f"{stamp}_{number}"
+    return path
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty when there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -33,6 +33,7 @@ from rm_experiments.runner.paths import check_paths
 from rm_experiments.runner.prepare import make_accelerator, plain_report, prepare
 from rm_experiments.runner.run_dir import (
     METRICS_FILE,
+    REPORT_FILE,
     SUMMARY_FILE,
     RunDir,
     git_commit,
@@ -179,7 +180,7 @@ def _supervise(
     status, error = "failed", None
     try:
         if main:
-            write_json(run_dir.path / "data_report.json", plain_report(artifacts.prepared))
+            write_json(run_dir.path / REPORT_FILE, plain_report(artifacts.prepared))
 
         def start() -> None:
             nonlocal tracker

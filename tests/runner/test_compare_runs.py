@@ -394,6 +394,7 @@ def test_every_key_of_the_json(world: World) -> None:
         step: {"eval": world.evaluated(margins(step)), "hard": world.evaluated(margins(1)[:9], range(9))}
         for step in (0, 5, 10)
     })  # fmt: skip
+    (a / "data_report.json").write_text(json.dumps({"splits": {"eval": {"source": "pairs.jsonl"}}}))
     with (a / "metrics.jsonl").open("a") as file:
         # A continued run wrote the step again; a killed one was cut off.
         file.write('{"step": 10, "kind": "eval", "eval_loss": null, "eval_accuracy": 0.125}\n{"step": 20, "ki')
@@ -405,7 +406,7 @@ def test_every_key_of_the_json(world: World) -> None:
     holds(found, TYPES)
     assert (found["version"], found["title"], found["set"]) == (1, "both", "eval")
     assert found["sets"] == [
-        {"name": "eval", "num_pairs": 40, "num_prompts": 20, "source": found["sets"][0]["source"],
+        {"name": "eval", "num_pairs": 40, "num_prompts": 20, "source": "pairs.jsonl",
          "subsets": ["list", "sum"]}
     ]  # fmt: skip
     assert found["options"] == ["optimizer.lr", "odd", "seed"]

@@ -24,8 +24,10 @@ from rm_experiments.config.schema import Device, Precision, RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError, DataError
 from rm_experiments.evaluation.breakdown import breakdown
 from rm_experiments.evaluation.records import COLUMNS, Records, read_records
-from rm_experiments.runner.evaluate import EvaluationResult, evaluate_models, find_checkpoints
+from rm_experiments.modeling.loading import load_saved
+from rm_experiments.runner.evaluate import EvaluationResult, evaluate_models
 from rm_experiments.runner.pair_texts import pair_texts
+from rm_experiments.runner.saved_models import find_checkpoints
 from rm_experiments.training.checkpoints import verify_directory
 
 
@@ -432,10 +434,32 @@ def test_data_that_cannot_be_read_are_refused_before_weights_are(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_was_measured_before_another_model_was_refused_says_what_it_is(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = sorted((trained_run / "checkpoints").glob("step_*"))
+    load, loaded = load_saved, []
+
+    def second_is_damaged(model: Any) -> Any:
+        loaded.append(model.name)
+        if len(loaded) == 2:
+            raise CheckpointError("checkpoint=b: is damaged")
+        return load(model)
+
+    monkeypatch.setattr("rm_experiments.runner.evaluate.load_saved", second_is_damaged)
+    with pytest.raises(CheckpointError, match=r"^checkpoint=b: is damaged$"):
+        evaluate(steps[:2], tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["status"] == "failed"
+    assert summary["error"] == "CheckpointError: checkpoint=b: is damaged"
+    assert summary["checkpoints"] == [str(steps[0])]
+    assert len(lines(tmp_path / "out")) == 1
+
+
 def names(setting: Any, root: Path) -> list[tuple[str, int, str | None]]:
     return [
         (str(Path(one.name).relative_to(root)), one.step, None if one.run is None else one.run.name)
-        for one in find_checkpoints(setting)
+        for one in find_checkpoints(setting)[0]
     ]
 
 
@@ -471,10 +495,12 @@ def test_models_that_a_setting_names(tmp_path: Path) -> None:
     assert names(str(tmp_path / "copies"), tmp_path) == [("copies/y", 3, None), ("copies/x", 20, None)]
     finals = [("sweep/a/final", 20, "a"), ("sweep/b/final", 9, "b")]
     assert names(str(a), tmp_path) == finals[:1]
-    # The third run has none.
+    # The third run has none, which is said.
     assert names(str(tmp_path / "sweep"), tmp_path) == finals
+    passed_over = find_checkpoints(str(tmp_path / "sweep"))[1]
+    assert passed_over == [f"{tmp_path / 'sweep' / 'c'}: passed over, it has no final model"]
     assert names([str(other), str(a), str(a / "final")], tmp_path) == [("other", 0, None), *finals[:1]]
-    assert [(one.name, one.step) for one in find_checkpoints("org/model")] == [("org/model", 0)]
+    assert [(one.name, one.step) for one in find_checkpoints("org/model")[0]] == [("org/model", 0)]
 
 
 def test_settings_that_name_no_model_are_refused(tmp_path: Path) -> None:

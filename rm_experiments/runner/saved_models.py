@@ -1,0 +1,90 @@
+"""Saved models that a command names: a directory, a run, a folder or glob of checkpoints, a sweep, a Hub id."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rm_experiments.errors import CheckpointError
+from rm_experiments.runner.finished import find_runs, is_run, manifest_step
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """A saved model."""
+
+    name: str
+    """Directory or Hub id."""
+    run: Path | None = None
+    """The directory of the run that made it, where that is known."""
+    step: int = 0
+
+
+def find_checkpoints(setting: Any) -> tuple[list[Checkpoint], list[str]]:
+    """The saved models that `checkpoint` names, those of a run in the order of their steps; and what was passed over.
+
+    Raises:
+        CheckpointError: when one is not there, or holds no model.
+    """
+    found: dict[str, Checkpoint] = {}
+    notes: list[str] = []
+    for name in [setting] if isinstance(setting, str) else setting:
+        for one in _checkpoints_of(name, notes):
+            found.setdefault(one.name, one)
+    return list(found.values()), notes
+
+
+def _checkpoints_of(name: str, notes: list[str]) -> list[Checkpoint]:
+    path = Path(os.path.expanduser(name))
+    if not path.exists() and glob.has_magic(name):
+        models = [one for one in sorted(glob.glob(str(path))) if _is_model(Path(one))]
+        if not models:
+            raise CheckpointError(f"checkpoint={name}: no model directory matches this pattern")
+        return sorted((_checkpoint(Path(one)) for one in models), key=lambda one: (str(one.run), one.step))
+    if not path.exists():
+        if name.startswith((".", "/", "~")) or name.count("/") != 1:
+            raise CheckpointError(f"checkpoint={name}: no such directory; name a model directory, a run or a Hub id")
+        return [Checkpoint(name=name)]
+    if _is_model(path):
+        return [_checkpoint(path)]
+    if is_run(path):
+        return [_checkpoint(_final_of(path, name))]
+    below = [_checkpoint(one) for one in sorted(path.iterdir())
+             if one.is_dir() and not one.is_symlink() and _is_model(one)] if path.is_dir() else []  # fmt: skip
+    if below:
+        return sorted(below, key=lambda one: one.step)
+    try:
+        runs = find_runs(str(path))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"checkpoint={name}: holds no model (config.json or adapter_config.json) and no run"
+        ) from error
+    finals = [_checkpoint(run.path / "final") for run in runs if _is_model(run.path / "final")]
+    if not finals:
+        raise CheckpointError(f"checkpoint={name}: none of its {len(runs)} runs has a final model; name a checkpoint")
+    notes += [f"{run.path}: passed over, it has no final model" for run in runs if not _is_model(run.path / "final")]
+    return finals
+
+
+def _final_of(run: Path, name: str) -> Path:
+    if not _is_model(run / "final"):
+        raise CheckpointError(
+            f"checkpoint={name}: {run} has no final model yet; try checkpoint={run / 'checkpoints' / 'last'}"
+        )
+    return run / "final"
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "config.json").is_file() or (path / "adapter_config.json").is_file()
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    resolved = path.resolve()
+    above = next((one for one in (resolved.parent, resolved.parent.parent) if is_run(one)), None)
+    step = manifest_step(path)
+    if above is None or step is None:
+        return Checkpoint(name=str(path), step=step or 0)
+    return Checkpoint(name=str(path), run=above, step=step)
