@@ -24,11 +24,13 @@ from rm_experiments.config.compose import explain, null_section
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import ConfigError, TrainingError, UserError
+from rm_experiments.launch import ranks
 
 
 def refuse(program: str, message: str, code: int = 2) -> NoReturn:
-    """Print one line and exit."""
-    print(f"{program}: {message}", file=sys.stderr)  # noqa: T201
+    """Print one line and exit; of several processes only the first one prints."""
+    if ranks.rank() == 0:
+        print(f"{program}: {message}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 
 
@@ -48,10 +50,9 @@ def one_line_errors(program: str, arguments: list[str], schema: type = RunConfig
     except AssertionError as error:
         refuse(program, null_section(arguments, error))
     except TrainingError as error:
-        refuse(program, f"failed: {error}", 1)
+        refuse(program, f"the run failed: {error}", 1)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+        refuse(program, "interrupted", 130)
 
 
 def run_application(

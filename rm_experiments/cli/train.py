@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
-
-# Hydra would print its own text and exit with 1; this lets its errors reach the handler below.
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -17,13 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from rm_experiments.cli.application import one_line_errors
 from rm_experiments.config.compose import (
     compose_run_config,
-    explain,
     from_plain,
-    null_section,
     register_schema,
     sweep_combinations,
     to_plain,
@@ -31,11 +25,12 @@ from rm_experiments.config.compose import (
 )
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.schema import RunConfig
-from rm_experiments.errors import ConfigError, TrainingError, UserError
+from rm_experiments.errors import ConfigError
 from rm_experiments.launch import ranks
 from rm_experiments.launch.processes import run_on_ranks
 from rm_experiments.runner.paths import check_paths
 
+_PROGRAM = "rm-train"
 _failed_jobs: list[str] = []
 """Jobs of this sweep that failed; their lines were printed, and the sweep exits with 1."""
 
@@ -43,7 +38,7 @@ _failed_jobs: list[str] = []
 def main() -> None:
     """Entry point of `rm-train` and `python -m rm_experiments`. Exits with the codes of the contract."""
     register_schema()
-    try:
+    with one_line_errors(_PROGRAM, sys.argv[1:]):
         if ranks.rank() > 0:
             # Rank 0 composes; the others are told.
             _finish(_run_one(_config_from_rank_0()))
@@ -52,21 +47,6 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_job)()
         if _failed_jobs:
             sys.exit(1)
-    except UserError as error:
-        _refuse(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        _refuse(explain(error))
-    except ValueError as error:
-        if "Config group override" not in str(error):
-            raise
-        _refuse(f"{error}; a group needs an option, as in model=tiny")
-    except AssertionError as error:
-        _refuse(null_section(sys.argv[1:], error))
-    except TrainingError as error:
-        _fail(error)
-    except KeyboardInterrupt:
-        print("rm-train: interrupted", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
 
 
 def _job(composed: DictConfig) -> float | None:
@@ -74,14 +54,9 @@ def _job(composed: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     if hydra_config.mode is RunMode.MULTIRUN:
         return _sweep_job(composed, Path(hydra_config.runtime.output_dir), Path(hydra_config.sweep.dir))
-    try:
-        config = to_run_config(composed)
-        outcome = _run_one(config)
-    except UserError as error:
-        _refuse(str(error))
-    except TrainingError as error:
-        _fail(error)
-    _finish(outcome)
+    # Hydra adds a line of its own to an error that leaves this function.
+    with one_line_errors(_PROGRAM, sys.argv[1:]):
+        _finish(_run_one(to_run_config(composed)))
     return None
 
 
@@ -128,15 +103,26 @@ def _run_one(config: RunConfig, sweep_dir: Path | None = None) -> dict[str, Any]
             ranks.share(to_plain(config))
     elif config.launch.name == "accelerate":
         return run_on_ranks(config, sweep_dir)
-    # Half a million objects that stay: the collector need not look at them again and again, now or later.
-    gc.disable()
+    _import_without_collector()
     from rm_experiments.runner.train import train
 
-    gc.freeze()
-    gc.enable()
     result = train(config, sweep_dir=sweep_dir)
     ranks.leave()
     return {"status": result.status, "metrics": result.metrics, "exit_code": result.exit_code}
+
+
+def _import_without_collector() -> None:
+    """Half a million objects that stay: the collector need not look at them again and again, now or later.
+
+    Once per process: what an earlier job of a sweep left must not be taken for what stays.
+    """
+    if "rm_experiments.runner.train" in sys.modules:
+        return
+    gc.disable()
+    import rm_experiments.runner.train  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
 
 
 def _config_from_rank_0() -> RunConfig:
@@ -163,18 +149,6 @@ def _finish(outcome: dict[str, Any]) -> None:
     """Exit with the run's code; 0 returns, so that Hydra ends its work."""
     if outcome["exit_code"]:
         sys.exit(outcome["exit_code"])
-
-
-def _refuse(message: str) -> NoReturn:
-    if ranks.rank() == 0:
-        print(f"rm-train: {message}", file=sys.stderr)  # noqa: T201
-    sys.exit(2)
-
-
-def _fail(error: TrainingError) -> NoReturn:
-    if ranks.rank() == 0:
-        print(f"rm-train: the run failed: {error}", file=sys.stderr)  # noqa: T201
-    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 import rm_experiments
+from rm_experiments.cli.train import _import_without_collector
 from rm_experiments.config.compose import to_run_config
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.data.formats import DATASETS, LAYOUTS
@@ -29,6 +31,16 @@ GOOD = [
     {"prompt": f"What is {i}?", "chosen": f"It is {i}, surely.", "rejected": f"No idea about {i}."} for i in range(20)
 ]
 MESSAGES = [{"role": "assistant", "content": "No."}]
+
+
+def test_what_a_job_of_a_sweep_left_is_not_taken_for_an_import_that_stays() -> None:
+    _import_without_collector()
+    frozen = gc.get_freeze_count()
+    kept = [[] for _ in range(1000)]
+    _import_without_collector()
+    assert gc.get_freeze_count() == frozen
+    assert gc.isenabled()
+    assert len(kept) == 1000
 
 
 def rm_train(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,7 @@ import pytest
 from rm_experiments.cli import compare as command
 from rm_experiments.cli.application import directories_first
 from rm_experiments.errors import ConfigError
+from tests.cli.typed import exit_code
 
 Run = Callable[..., Path]
 FAST = ("num_resamples=1000", "html=false", "output_dir=out")
@@ -45,13 +46,8 @@ def run(cwd: Path, evaluated: Callable[..., Any], write_run: Run) -> Run:
 
 def rm_compare(monkeypatch: pytest.MonkeyPatch, *arguments: str, columns: int = 100) -> int:
     """The command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["rm-compare", *arguments])
     monkeypatch.setenv("COLUMNS", str(columns))
-    try:
-        command.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return exit_code(monkeypatch, command.main, "rm-compare", *arguments)
 
 
 def contents(directory: Path) -> set[str]:

@@ -14,6 +14,7 @@ import pytest
 
 from rm_experiments.cli import data as command
 from rm_experiments.config.compose import load_config_yaml
+from tests.cli.typed import exit_code
 
 ROWS = [
     {
@@ -46,12 +47,7 @@ def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def rm_data(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["rm-data", *arguments])
-    try:
-        command.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return exit_code(monkeypatch, command.main, "rm-data", *arguments)
 
 
 def contents(directory: Path) -> set[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from rm_experiments.cli import evaluate as command
 from rm_experiments.evaluation.records import read_records
+from tests.cli.typed import exit_code
 
 FAST = ("train.device=cpu", "run_dir=out")
 
@@ -32,12 +33,7 @@ def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preferences: list[dict[
 
 def rm_eval(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["rm-eval", *arguments])
-    try:
-        command.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return exit_code(monkeypatch, command.main, "rm-eval", *arguments)
 
 
 def contents(directory: Path) -> set[str]:
