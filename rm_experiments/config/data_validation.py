@@ -89,22 +89,8 @@ def check_data(config: RunConfig) -> None:
     """
     data = config.data
     _train_source(data)
-    if data.eval is not None:
-        check_source("data.eval", data.eval)
-    _columns("data.columns", data.columns)
-    _eval_sets(data)
-    _mixture(data)
+    _sets_and_text(data)
     _audit_limits(data)
-    _template(data)
-
-
-def _template(data: DataConfig) -> None:
-    for name in data.chat_template_kwargs:
-        if not is_template_variable(name):
-            raise refuse("data.chat_template_kwargs", name, "is no name for a variable of a chat template")
-    for key in ("chat_template", "cache_dir"):
-        if getattr(data, key) == "":
-            raise refuse(f"data.{key}", "", "must not be empty", f"data.{key}=null")
 
 
 def check_evaluation_data(data: DataConfig) -> None:
@@ -115,12 +101,25 @@ def check_evaluation_data(data: DataConfig) -> None:
     """
     if data.train is not None or data.sandbox is not None or data.mixture:
         _train_source(data)
+    _sets_and_text(data)
+
+
+def _sets_and_text(data: DataConfig) -> None:
     if data.eval is not None:
         check_source("data.eval", data.eval)
     _columns("data.columns", data.columns)
     _eval_sets(data)
     _mixture(data)
     _template(data)
+
+
+def _template(data: DataConfig) -> None:
+    for name in data.chat_template_kwargs:
+        if not is_template_variable(name):
+            raise refuse("data.chat_template_kwargs", name, "is no name for a variable of a chat template")
+    for key in ("chat_template", "cache_dir"):
+        if getattr(data, key) == "":
+            raise refuse(f"data.{key}", "", "must not be empty", f"data.{key}=null")
 
 
 def _train_source(data: DataConfig) -> None:

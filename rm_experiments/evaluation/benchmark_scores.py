@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rm_experiments.errors import DataError
 from rm_experiments.evaluation.best_of_n import gains, mean_rank_correlation, sizes_up_to
-from rm_experiments.evaluation.metrics import has_side
+from rm_experiments.evaluation.pairs import has_side
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.response_groups import AnswerGrid, answer_grids, margin_grids, rated_responses
 

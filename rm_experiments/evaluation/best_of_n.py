@@ -20,12 +20,9 @@ from numpy.typing import NDArray
 
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.response_groups import RatedResponses, rated_responses
-from rm_experiments.evaluation.statistics import NUM_RESAMPLES
+from rm_experiments.evaluation.statistics import NUM_RESAMPLES, resampled_sums
 
 Vector = NDArray[np.float64]
-
-_CHUNK = 2**22
-"""Resampled prompts drawn at a time: bounds the memory of the bootstrap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +98,7 @@ def best_of_n_curve(rewards: Sequence[Vector], gold: Sequence[Vector], resamples
     """
     sizes = sizes_up_to(min(map(len, rewards)))
     chosen, proxy, best = gains(rewards, gold, sizes)
-    means = _bootstrap(np.concatenate([chosen, proxy], axis=1), resamples)
+    means = resampled_sums(np.concatenate([chosen, proxy], axis=1), resamples) / len(chosen)
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     count, mean = len(sizes), chosen.mean(axis=0)
     peak = int(mean.argmax())
@@ -135,20 +132,6 @@ def gains(rewards: Sequence[Vector], gold: Sequence[Vector], sizes: Sequence[int
         rows.append((by_reward @ true, by_reward @ own, by_gold @ true))
     chosen, proxy, best = (np.array(one) for one in zip(*rows, strict=True))
     return chosen, proxy, best
-
-
-def _bootstrap(values: Vector, resamples: int) -> Vector:
-    """[resamples, columns] means of the rows of `values`, drawn with replacement."""
-    count = len(values)
-    generator = np.random.default_rng(0)
-    step = max(1, _CHUNK // count)
-    means = np.empty((resamples, values.shape[1]))
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        drawn = generator.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        means[start : start + size] = times @ values / count
-    return means
 
 
 def mean_rank_correlation(prompts: Sequence[RatedResponses]) -> float | None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rm_experiments.evaluation.metrics import core_metrics, interval, select
+from rm_experiments.evaluation.metrics import core_metrics, interval
+from rm_experiments.evaluation.pairs import select
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.statistics import NUM_RESAMPLES
 

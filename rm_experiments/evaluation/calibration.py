@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rm_experiments.evaluation.pairs import Vector, negative_log_sigmoid, select, sided, weighted_mean
 from rm_experiments.evaluation.records import Records
 
-Vector = NDArray[np.float64]
-
 NUM_BINS = 15
-_TIE = 0.5
 _Z = 1.959963984540054
 """Standard normal quantile of a 95% interval."""
 _MOST_STEPS = 200
@@ -50,14 +48,14 @@ def calibration(records: Records, bins: int = NUM_BINS) -> dict[str, float]:
     ECE: confidence sigmoid(|margin|) in `bins` equal bins on [0.5, 1] against the share of pairs with margin > 0; ties
     are half right. Brier: mean of (1 - sigmoid(margin))^2. `temperature`: see there; left out where there is none.
     """
-    records = _sided(records)
+    records = sided(records)
     if not len(records["weight"]):
         return {}
     margin, weight = records["margin"], records["weight"]
     fitted = temperature(records)
     return {
         "ece": _ece(margin, weight, bins),
-        "brier": _mean((1 - np.exp(-_negative_log_sigmoid(margin))) ** 2, weight),
+        "brier": weighted_mean((1 - np.exp(-negative_log_sigmoid(margin))) ** 2, weight),
         **({} if fitted is None else {"temperature": fitted}),
     }
 
@@ -70,17 +68,18 @@ def reliability(records: Records, bins: int = NUM_BINS) -> list[Bin]:
     prompt are not independent. A bootstrap over prompts would give bins whose pairs are all right, as the surest ones
     usually are, an interval of no width.
     """
-    records = _sided(records)
+    records = sided(records)
     confidence, right = _confidence_and_right(records["margin"])
     index, edges = _bin_index(confidence, bins), np.linspace(0.5, 1, bins + 1)
     found = []
     for number in np.unique(index).tolist():
         inside = index == number
         weight = records["weight"][inside]
-        share = _mean(right[inside], weight)
+        share = weighted_mean(right[inside], weight)
         low, high = wilson(share, num_observations(records["prompt_id"][inside], right[inside], weight))
         one = Bin(
-            low=float(edges[number]), high=float(edges[number + 1]), confidence=_mean(confidence[inside], weight),
+            low=float(edges[number]), high=float(edges[number + 1]),
+            confidence=weighted_mean(confidence[inside], weight),
             right=share, right_ci_low=low, right_ci_high=high, num_pairs=len(weight), weight=float(weight.sum()),
         )  # fmt: skip
         found.append(one)
@@ -99,7 +98,7 @@ def temperature(records: Records) -> float | None:
         None where there is no finite positive one: all pairs right (T would be 0), or no better than chance (T would be
         infinite or negative).
     """
-    records = _sided(records)
+    records = sided(records)
     margin, label, weight = records["margin"], records["label"], records["weight"]
     largest = float(np.abs(margin).max(initial=0.0))
     if largest == 0 or not math.isfinite(largest):
@@ -110,8 +109,8 @@ def temperature(records: Records) -> float | None:
 
     def slope(inverse: float) -> tuple[float, float]:
         """First and second derivative by 1 / T."""
-        up = np.exp(-_negative_log_sigmoid(inverse * margin))
-        down = np.exp(-_negative_log_sigmoid(-inverse * margin))
+        up = np.exp(-negative_log_sigmoid(inverse * margin))
+        down = np.exp(-negative_log_sigmoid(-inverse * margin))
         # Not sigmoid - label: that loses all digits where a pair is surely right.
         first = weight * margin * (up * (1 - label) - down * label)
         return float(first.sum()), float((weight * margin**2 * up * down).sum())
@@ -129,17 +128,20 @@ def after_fitting(records: Records, bins: int = NUM_BINS) -> dict[str, float]:
     Each half of the prompts is measured with the temperature of the other half, so that no pair is measured with a
     number that was fitted to it. Empty where a half has no temperature.
     """
-    records = _sided(records)
+    records = sided(records)
     _, cluster = np.unique(records["prompt_id"].astype(str), return_inverse=True)
     margin = np.array(records["margin"], dtype=np.float64)
     for half in (0, 1):
         inside = cluster % 2 == half
-        fitted = temperature(_select(records, ~inside))
+        fitted = temperature(select(records, ~inside))
         if fitted is None:
             return {}
         margin[inside] /= fitted
     weight = records["weight"]
-    return {"ece_fitted": _ece(margin, weight, bins), "loss_fitted": _mean(_negative_log_sigmoid(margin), weight)}
+    return {
+        "ece_fitted": _ece(margin, weight, bins),
+        "loss_fitted": weighted_mean(negative_log_sigmoid(margin), weight),
+    }
 
 
 def wilson(share: float, observations: float, z: float = _Z) -> tuple[float, float]:
@@ -168,7 +170,7 @@ def num_observations(prompt_id: NDArray[Any], values: NDArray[Any], weight: Vect
     _, cluster = np.unique(prompt_id.astype(str), return_inverse=True)
     whole, of_prompts = float(weight.sum()), np.bincount(cluster, weights=weight)
     least, most = whole**2 / float((of_prompts**2).sum()), whole**2 / float((weight**2).sum())
-    mean = _mean(values, weight)
+    mean = weighted_mean(values, weight)
     binomial, prompts = mean * (1 - mean), len(of_prompts)
     if binomial <= 0 or prompts < 2:
         return least
@@ -183,7 +185,7 @@ def ece_of_chance(records: Records, quantile: float, draws: int = 100_000, bins:
     A bin's gap is a sum of many pairs' (right - confidence) and taken as normal, with the variance of independent pairs
     or, where it is larger, with that between the prompts. The draws are the same every time.
     """
-    records = _sided(records)
+    records = sided(records)
     weight = records["weight"]
     confidence, right = _confidence_and_right(records["margin"])
     index = _bin_index(confidence, bins)
@@ -223,14 +225,6 @@ def _root(slope: Any) -> float | None:
     return at
 
 
-def _sided(records: Records) -> Records:
-    return _select(records, records["label"] != _TIE)
-
-
-def _select(records: Records, mask: NDArray[np.bool_]) -> Records:
-    return {name: column[mask] for name, column in records.items()}
-
-
 def _ece(margin: Vector, weight: Vector, bins: int) -> float:
     confidence, right = _confidence_and_right(margin)
     gap = np.bincount(_bin_index(confidence, bins), weights=weight * (right - confidence), minlength=bins)
@@ -238,16 +232,8 @@ def _ece(margin: Vector, weight: Vector, bins: int) -> float:
 
 
 def _confidence_and_right(margin: Vector) -> tuple[Vector, Vector]:
-    return np.exp(-_negative_log_sigmoid(np.abs(margin))), np.where(margin == 0, 0.5, margin > 0).astype(np.float64)
+    return np.exp(-negative_log_sigmoid(np.abs(margin))), np.where(margin == 0, 0.5, margin > 0).astype(np.float64)
 
 
 def _bin_index(confidence: Vector, bins: int) -> NDArray[np.int64]:
     return np.minimum(((confidence - 0.5) * 2 * bins).astype(np.int64), bins - 1)
-
-
-def _negative_log_sigmoid(x: Vector) -> Vector:
-    return np.logaddexp(0.0, -x)
-
-
-def _mean(values: NDArray[Any], weight: Vector) -> float:
-    return float(np.average(np.asarray(values, dtype=np.float64), weights=weight))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rm_experiments.errors import DataError
-from rm_experiments.evaluation.metrics import has_side, negative_log_sigmoid, select
+from rm_experiments.evaluation.pairs import has_side, negative_log_sigmoid, select
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.statistics import (
     LEVEL,

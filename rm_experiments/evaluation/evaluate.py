@@ -13,7 +13,8 @@ from rm_experiments.config.schema import LossConfig
 from rm_experiments.data.groups import shares_of_ranks
 from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.tokens import TokenizedPairs
-from rm_experiments.evaluation.metrics import Objective, Vector
+from rm_experiments.evaluation.metrics import Objective
+from rm_experiments.evaluation.pairs import Vector
 from rm_experiments.evaluation.records import Records, make_records
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel

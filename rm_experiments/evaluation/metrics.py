@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rm_experiments.errors import DataError
 from rm_experiments.evaluation.calibration import calibration
+from rm_experiments.evaluation.pairs import Vector, has_side, negative_log_sigmoid, select, sided, weighted_mean
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.statistics import NUM_RESAMPLES, mean_interval
 
-Vector = NDArray[np.float64]
 Objective = Callable[[Records], Vector]
 """The training loss of each pair [n], from the records."""
-
-TIE = 0.5
-"""The label of a pair whose annotators prefer neither side."""
 
 
 def metrics(records: Records, objective: Objective, resamples: int = NUM_RESAMPLES) -> dict[str, float]:
@@ -32,7 +27,7 @@ def metrics(records: Records, objective: Objective, resamples: int = NUM_RESAMPL
     Raises:
         DataError: when the name of a subset makes a metric's name.
     """
-    return {**record_metrics(records, resamples), "objective": _mean(objective(records), records["weight"])}
+    return {**record_metrics(records, resamples), "objective": weighted_mean(objective(records), records["weight"])}
 
 
 def record_metrics(records: Records, resamples: int = NUM_RESAMPLES) -> dict[str, float]:
@@ -56,20 +51,20 @@ def core_metrics(records: Records) -> dict[str, float]:
     weight = records["weight"]
     rewards = np.concatenate([chosen, rejected])
     both = np.concatenate([weight, weight])
-    mean_reward = _mean(rewards, both)
+    mean_reward = weighted_mean(rewards, both)
     decided = has_side(records)
-    accuracy = {"accuracy": _mean(margin[decided] > 0, weight[decided])} if decided.any() else {}
+    accuracy = {"accuracy": weighted_mean(margin[decided] > 0, weight[decided])} if decided.any() else {}
     return {
-        "loss": _mean(negative_log_sigmoid(margin), weight),
+        "loss": weighted_mean(negative_log_sigmoid(margin), weight),
         **accuracy,
-        "ties": _mean(margin == 0, weight),
-        "margin": _mean(margin, weight),
+        "ties": weighted_mean(margin == 0, weight),
+        "margin": weighted_mean(margin, weight),
         "min_reward": float(rewards.min()),
         "mean_reward": mean_reward,
         "max_reward": float(rewards.max()),
-        "std_reward": float(np.sqrt(_mean((rewards - mean_reward) ** 2, both))),
-        "mean_chosen_reward": _mean(chosen, weight),
-        "mean_rejected_reward": _mean(rejected, weight),
+        "std_reward": float(np.sqrt(weighted_mean((rewards - mean_reward) ** 2, both))),
+        "mean_chosen_reward": weighted_mean(chosen, weight),
+        "mean_rejected_reward": weighted_mean(rejected, weight),
     }
 
 
@@ -78,7 +73,7 @@ def interval(records: Records, resamples: int = NUM_RESAMPLES) -> dict[str, floa
 
     Prompts are sorted by their id and the seed is fixed, so the interval depends on the records only.
     """
-    records = select(records, has_side(records))
+    records = sided(records)
     if not len(records["weight"]):
         return {}
     right = (records["margin"] > 0).astype(np.float64)
@@ -97,36 +92,21 @@ def length_bias(records: Records) -> dict[str, float]:
     values = {}
     if decided.any():
         longer = np.where(difference == 0, 0.5, difference > 0)
-        values["pick_longest"] = _mean(longer[decided], weight[decided])
+        values["pick_longest"] = weighted_mean(longer[decided], weight[decided])
     by_side = {"shorter": decided & (difference < 0), "longer": decided & (difference > 0)}
     for name, part in by_side.items():
         if part.any():
-            values[f"accuracy_chosen_{name}"] = _mean(margin[part] > 0, weight[part])
+            values[f"accuracy_chosen_{name}"] = weighted_mean(margin[part] > 0, weight[part])
     if all(part.any() for part in by_side.values()):
         # Any rule that looks at nothing but the lengths has one half here.
         both = (values["accuracy_chosen_shorter"], values["accuracy_chosen_longer"])
         values["length_controlled_accuracy"] = sum(both) / 2
-    centred_margin = margin - _mean(margin, weight)
-    centred_difference = difference - _mean(difference, weight)
-    spread = _mean(centred_margin**2, weight) * _mean(centred_difference**2, weight)
+    centred_margin = margin - weighted_mean(margin, weight)
+    centred_difference = difference - weighted_mean(difference, weight)
+    spread = weighted_mean(centred_margin**2, weight) * weighted_mean(centred_difference**2, weight)
     if spread > 0:
-        values["length_correlation"] = _mean(centred_margin * centred_difference, weight) / spread**0.5
+        values["length_correlation"] = weighted_mean(centred_margin * centred_difference, weight) / spread**0.5
     return values
-
-
-def negative_log_sigmoid(x: Vector) -> Vector:
-    """-log sigmoid(x), without overflow."""
-    return np.logaddexp(0.0, -x)
-
-
-def has_side(records: Records) -> NDArray[np.bool_]:
-    """[n] whether the label prefers a side; where it is a tie, no reward is right or wrong."""
-    return records["label"] != TIE
-
-
-def select(records: Records, mask: NDArray[np.bool_]) -> Records:
-    """The rows where `mask` [n] is true."""
-    return {name: column[mask] for name, column in records.items()}
 
 
 def slug(subset: str) -> str:
@@ -144,7 +124,3 @@ def _add(values: dict[str, float], name: str, value: float, subset: str) -> None
     if name in values:
         raise DataError(f"the subset {subset!r} would make a second metric {name!r}; rename it in the data")
     values[name] = value
-
-
-def _mean(values: NDArray[Any], weight: Vector) -> float:
-    return float(np.average(np.asarray(values, dtype=np.float64), weights=weight))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rm_experiments.data.audit.kinds import NOTICE, SERIOUS
 from rm_experiments.data.splits import MAIN_SET
 from rm_experiments.evaluation.calibration import calibration, ece_of_chance, num_observations, wilson
+from rm_experiments.evaluation.pairs import sided, weighted_mean
 from rm_experiments.evaluation.records import Records
 
 _Z = 3.0
@@ -189,13 +190,13 @@ def _sixteen_bits(rewards: NDArray[np.float64]) -> str | None:
 
 
 def _accuracy(records: Records, name: str, best_achievable: float | None) -> list[Finding]:
-    records = _sided(records)
+    records = sided(records)
     weight, prompts = records["weight"], records["prompt_id"]
     if not len(weight):
         return []
     # Ties count half: a model that tells nothing apart is at chance, not below it.
     right = np.where(records["margin"] == 0, 0.5, records["margin"] > 0)
-    accuracy, strict = _mean(right, weight), _mean(records["margin"] > 0, weight)
+    accuracy, strict = weighted_mean(right, weight), weighted_mean(records["margin"] > 0, weight)
     found = []
     if wilson(accuracy, num_observations(prompts, right, weight), _Z)[1] < 0.5:
         # Benchmarks are made to be hard in ways that a model may well fall for; the main set is not.
@@ -216,7 +217,7 @@ def _accuracy(records: Records, name: str, best_achievable: float | None) -> lis
 
 
 def _length(records: Records, name: str) -> list[Finding]:
-    records = _sided(records)
+    records = sided(records)
     margin, weight = records["margin"], records["weight"]
     difference = (records["num_chars_chosen"] - records["num_chars_rejected"]).astype(np.float64)
     if not len(weight):
@@ -224,9 +225,9 @@ def _length(records: Records, name: str) -> list[Finding]:
     found = []
     sides = {"longer": difference > 0, "shorter": difference < 0}
     rules = {name: np.where(difference == 0, 0.5, side) for name, side in sides.items()}
-    rule = max(rules, key=lambda one: _mean(rules[one], weight))
-    by_rule, number = _mean(rules[rule], weight), num_observations(records["prompt_id"], rules[rule], weight)
-    accuracy = _mean(np.where(margin == 0, 0.5, margin > 0), weight)
+    rule = max(rules, key=lambda one: weighted_mean(rules[one], weight))
+    by_rule, number = weighted_mean(rules[rule], weight), num_observations(records["prompt_id"], rules[rule], weight)
+    accuracy = weighted_mean(np.where(margin == 0, 0.5, margin > 0), weight)
     # Where the labels do not lean to one side beyond doubt, the rule is as good as a coin.
     if wilson(by_rule, number, _Z)[0] > 0.5 and accuracy <= by_rule:
         sentence = (
@@ -271,22 +272,13 @@ def _rewards(records: Records) -> NDArray[np.float64]:
     return np.concatenate([records["reward_chosen"], records["reward_rejected"]])
 
 
-def _sided(records: Records) -> Records:
-    sided = records["label"] != 0.5
-    return {name: column[sided] for name, column in records.items()}
-
-
 def _correlation(one: NDArray[np.float64], other: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
     """Pearson's; 0 where one of them does not vary."""
-    one, other = one - _mean(one, weight), other - _mean(other, weight)
-    spread = _mean(one**2, weight) * _mean(other**2, weight)
-    return _mean(one * other, weight) / spread**0.5 if spread > 0 else 0.0
+    one, other = one - weighted_mean(one, weight), other - weighted_mean(other, weight)
+    spread = weighted_mean(one**2, weight) * weighted_mean(other**2, weight)
+    return weighted_mean(one * other, weight) / spread**0.5 if spread > 0 else 0.0
 
 
 def _finite(line: Mapping[str, Any] | None, key: str) -> float | None:
     value = None if line is None else line.get(key)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _mean(values: NDArray[Any], weight: NDArray[np.float64]) -> float:
-    return float(np.average(np.asarray(values, dtype=np.float64), weights=weight))

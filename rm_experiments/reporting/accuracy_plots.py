@@ -25,6 +25,7 @@ from rm_experiments.evaluation.calibration import (
     reliability,
     wilson,
 )
+from rm_experiments.evaluation.pairs import has_side, select
 from rm_experiments.reporting.markdown import one_line
 from rm_experiments.reporting.plot_style import (
     BLUE,
@@ -46,7 +47,6 @@ Columns = Mapping[str, NDArray[Any]]
 _PAIRS_PER_BIN, _MOST_BINS = 20, 4
 """Of length differences, on each side of 0."""
 _MOST_SUBSETS = 60
-_TIE = 0.5
 _MARKS: dict[str, Any] = {"fmt": "o", "ms": 5.5, "mfc": "white", "mew": 1.5, "elinewidth": 1.5, "capsize": 2.5}
 
 
@@ -180,8 +180,8 @@ def plot_subsets(records: Columns, path: Path, title: str) -> None:
 
 def _usable(records: Columns) -> Columns:
     """The pairs that have a right side and a finite margin."""
-    mask = (records["label"] != _TIE) & np.isfinite(np.asarray(records["margin"], dtype=np.float64))
-    return {name: column[mask] for name, column in records.items()}
+    plain = dict(records)
+    return select(plain, has_side(plain) & np.isfinite(np.asarray(records["margin"], dtype=np.float64)))
 
 
 def _part(records: Columns, inside: NDArray[np.bool_], name: str) -> Part:

@@ -5,7 +5,6 @@ Only matplotlib's object interface is used, not pyplot: no figures stay in memor
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import warnings
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -33,8 +33,8 @@ STYLE = {
     "axes.labelsize": 9.5, "axes.labelcolor": INK, "axes.edgecolor": GREY, "axes.linewidth": 0.8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "grid.color": "#e6e6e6", "grid.linewidth": 0.7, "xtick.color": INK, "ytick.color": INK,
-    "legend.frameon": False, "legend.fontsize": 9, "axes.ymargin": 0.08, "savefig.bbox": None,
-    "hatch.linewidth": 0.6, "savefig.facecolor": "white", "figure.facecolor": "white",
+    "legend.frameon": False, "legend.fontsize": 9, "axes.ymargin": 0.08,
+    "hatch.linewidth": 0.6, "figure.facecolor": "white",
     "axes.unicode_minus": True,
 }  # fmt: skip
 LARGEST = 1e30
@@ -143,14 +143,14 @@ def signed(value: float) -> str:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write the PNG whole or not at all: a browser may be looking at the old one."""
-    drawn = io.BytesIO()
+    canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; that is no reason to fill the log.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(drawn, format="png", dpi=DPI)
+        canvas.draw()
     # 64 colours hold all that is drawn here, smoothed edges included, in a third of the size. Nothing about
     # time or version goes in, so that the same run gives the same file.
-    image = Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64, dither=Image.Dither.NONE)
     partial = path.with_name(path.name + ".partial")
     image.save(partial, format="PNG", optimize=True, dpi=(DPI, DPI))
     os.replace(partial, path)

@@ -30,7 +30,8 @@ from rm_experiments.evaluation.benchmark_scores import (
 )
 from rm_experiments.evaluation.benchmarks import BENCHMARKS, benchmark_of, set_metrics
 from rm_experiments.evaluation.evaluate import objective_of
-from rm_experiments.evaluation.metrics import metrics, select
+from rm_experiments.evaluation.metrics import metrics
+from rm_experiments.evaluation.pairs import select
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.response_groups import answer_grids, margin_grids, rated_responses
 

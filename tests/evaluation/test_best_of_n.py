@@ -175,7 +175,7 @@ def test_a_fall_within_chance_is_not_called_gamed() -> None:
 def test_the_curve_does_not_depend_on_how_many_resamples_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     rewards, gold = noisy(prompts=7)
     whole = best_of_n_curve(rewards, gold, resamples=50)
-    monkeypatch.setattr("rm_experiments.evaluation.best_of_n._CHUNK", 21)
+    monkeypatch.setattr("rm_experiments.evaluation.statistics._CHUNK", 21)
     parts = best_of_n_curve(rewards, gold, resamples=50)
 
     np.testing.assert_array_equal(whole.gold_low, parts.gold_low)

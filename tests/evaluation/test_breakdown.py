@@ -11,7 +11,8 @@ import pytest
 
 from rm_experiments.config.evaluation_schema import BREAKDOWN_COLUMNS
 from rm_experiments.evaluation.breakdown import Part, breakdown
-from rm_experiments.evaluation.metrics import core_metrics, interval, select
+from rm_experiments.evaluation.metrics import core_metrics, interval
+from rm_experiments.evaluation.pairs import select
 from rm_experiments.evaluation.records import Records
 
 Rows = Callable[[Sequence[dict[str, Any]]], Records]

@@ -12,7 +12,7 @@ import scipy.stats
 
 from rm_experiments.errors import DataError
 from rm_experiments.evaluation.comparing import Comparison, Scores, align, common_rows, compare, scores_of
-from rm_experiments.evaluation.metrics import select
+from rm_experiments.evaluation.pairs import select
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.statistics import Floats, holm, mean_interval, paired_difference
 
