@@ -227,7 +227,9 @@ class Scores:
             return result, False
         margin = _t_quantile(freedom) * error
         p = self._t_test(value, error, freedom)
-        return replace(result, low=value - margin, high=value + margin, p=p, standard_error=error), True
+        return replace(
+            result, low=value - margin, high=value + margin, p=p, standard_error=error, freedom=freedom
+        ), True
 
     def _t_test(self, value: float, error: float, freedom: float) -> float:
         """Two-sided p-value."""

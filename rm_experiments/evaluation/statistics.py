@@ -7,6 +7,7 @@ Nothing depends on the order of the pairs: prompts are sorted by their id, and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,13 +44,21 @@ class Difference:
     p: float
     """Two-sided, of no difference."""
     standard_error: float
+    freedom: float = math.inf
+    """Degrees of freedom of the standard error: few where the variance between seeds is known from few seeds."""
     mcnemar_p: float | None = None
     """Exact; only for right and wrong, and where each prompt has one pair of weight 1."""
 
     @property
     def smallest_detectable(self) -> float:
         """The true difference that would be found at the level 1 - LEVEL with a chance of POWER."""
-        return (_NORMAL_LEVEL + _NORMAL_POWER) * self.standard_error
+        if math.isinf(self.freedom):
+            return (_NORMAL_LEVEL + _NORMAL_POWER) * self.standard_error
+        from scipy.special import nctdtrinc, stdtrit
+
+        # Of the noncentral t distribution; what it has beyond the other threshold is less than 1e-4.
+        threshold = stdtrit(self.freedom, (1 + LEVEL) / 2)
+        return float(nctdtrinc(self.freedom, 1 - POWER, threshold)) * self.standard_error
 
 
 def cluster_numbers(prompt_ids: NDArray[Any]) -> NDArray[np.int64]:

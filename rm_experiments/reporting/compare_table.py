@@ -178,7 +178,7 @@ def _differences(console: Console, comparison: Mapping[str, Any]) -> None:
     console.print(table)
     if len(whole) > 2 * _MOST_DIFFERENCES:
         _line(console, f"... and {len(whole) - 2 * _MOST_DIFFERENCES} more in compare.json", style="dim")
-    _line(console, _how(whole), style="dim")
+    _line(console, _how(whole, wide), style="dim")
     _line(console)
 
 
@@ -190,7 +190,7 @@ def answer(one: Mapping[str, Any]) -> str:
     return f"{_letter(one['b' if better else 'a'])} is better"
 
 
-def _how(whole: Sequence[Mapping[str, Any]]) -> str:
+def _how(whole: Sequence[Mapping[str, Any]], wide: bool) -> str:
     if all(one["seeds_counted"] for one in whole):
         counted = "and the variance between seeds"
     elif any(one["seeds_counted"] for one in whole):
@@ -200,6 +200,8 @@ def _how(whole: Sequence[Mapping[str, Any]]) -> str:
     mcnemar = [p_text(one["mcnemar_p"]) for one in whole[:1] if one["mcnemar_p"] is not None]
     exact = f" Exact McNemar of the first row: p = {mcnemar[0]}." if mcnemar else ""
     detectable = "Detectable: the true difference that this set finds in 8 of 10 cases."
+    if not wide:
+        detectable = "What each set could have detected is in compare.json, and here from 96 columns on."
     return f"Uncertainty from prompts {counted}. {detectable}{exact}"
 
 

@@ -337,6 +337,17 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(thousandths: list[int
     assert {one for one, p in enumerate(corrected) if p <= level / 1000 + 1e-12} == rejected
 
 
+@pytest.mark.parametrize("freedom", [2.6, 3.0, 12.0, 500.0])
+def test_smallest_detectable_difference_with_few_seeds(freedom: float) -> None:
+    found = Difference(
+        num_pairs=9, num_prompts=9, difference=0, low=0, high=0, p=1, standard_error=0.02, freedom=freedom
+    )
+    threshold = scipy.stats.t.ppf(0.975, freedom)
+    power = scipy.stats.nct.sf(threshold, freedom, found.smallest_detectable / 0.02)
+    assert power == pytest.approx(0.8, abs=1e-6)
+    assert found.smallest_detectable > (threshold + 0.8) * 0.02
+
+
 def test_smallest_detectable_difference_is_found_in_eight_of_ten_cases() -> None:
     found = Difference(num_pairs=1, num_prompts=1, difference=0, low=0, high=0, p=1, standard_error=0.02)
     assert found.smallest_detectable == pytest.approx(0.02 * (1.959964 + 0.841621), rel=1e-6)
