@@ -19,3 +19,20 @@ class CheckpointError(UserError):
 
 class TrainingError(RuntimeError):
     """The run failed although its input was valid (a non-finite loss, say). Commands exit with code 1."""
+
+
+class OutOfMemoryError(TrainingError):
+    """Of one process; the others do not know of it."""
+
+
+class HangError(TrainingError):
+    """The watchdog ended the run. Commands exit with code 124."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or gradient that is no number; the step was not taken."""
+
+    def __init__(self, message: str, *, step: int, rows: list[str], pairs: list[int]) -> None:
+        """`rows`: ids of the pairs whose loss is not finite; `pairs`: positions of all pairs of the step."""
+        super().__init__(message)
+        self.step, self.rows, self.pairs = step, rows, pairs

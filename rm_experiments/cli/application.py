@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -23,13 +24,14 @@ from omegaconf.errors import OmegaConfBaseException
 from rm_experiments.config.compose import explain, null_section
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.schema import RunConfig
-from rm_experiments.errors import ConfigError, TrainingError, UserError
-from rm_experiments.launch import ranks
+from rm_experiments.errors import ConfigError, HangError, OutOfMemoryError, TrainingError, UserError
+from rm_experiments.launch import ranks, watchdog
+from rm_experiments.launch.signals import exit_on_signals
 
 
-def refuse(program: str, message: str, code: int = 2) -> NoReturn:
-    """Print one line and exit; of several processes only the first one prints."""
-    if ranks.rank() == 0:
+def refuse(program: str, message: str, code: int = 2, any_rank: bool = False) -> NoReturn:
+    """Print one line and exit; of several processes only the first one prints, unless it is another one's own line."""
+    if any_rank or ranks.rank() == 0:
         print(f"{program}: {message}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 
@@ -38,7 +40,8 @@ def refuse(program: str, message: str, code: int = 2) -> NoReturn:
 def one_line_errors(program: str, arguments: list[str], schema: type = RunConfig) -> Iterator[None]:
     """Turn the errors of the user's input, whoever raises them, into one line and an exit code."""
     try:
-        yield
+        with exit_on_signals():
+            yield
     except UserError as error:
         refuse(program, str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -49,8 +52,14 @@ def one_line_errors(program: str, arguments: list[str], schema: type = RunConfig
         refuse(program, f"{error}; a group needs an option, as in model=tiny")
     except AssertionError as error:
         refuse(program, null_section(arguments, error))
+    except HangError as error:
+        refuse(program, str(error), watchdog.EXIT_CODE)
     except TrainingError as error:
-        refuse(program, f"the run failed: {error}", 1)
+        refuse(program, f"the run failed: {error}", 1, any_rank=isinstance(error, OutOfMemoryError))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        refuse(program, f"{error.filename or 'a file'}: {error.strerror}; free some and repeat the command", 1)
     except KeyboardInterrupt:
         refuse(program, "interrupted", 130)
 

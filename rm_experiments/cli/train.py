@@ -28,7 +28,10 @@ from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import ConfigError
 from rm_experiments.launch import ranks
 from rm_experiments.launch.processes import run_on_ranks
+from rm_experiments.launch.signals import raise_if_signalled
+from rm_experiments.runner.lock import check_lock
 from rm_experiments.runner.paths import check_paths
+from rm_experiments.runner.run_dir import RunDir
 
 _PROGRAM = "rm-train"
 _failed_jobs: list[str] = []
@@ -97,13 +100,18 @@ def _leave_failure(job_dir: Path, error: Exception) -> None:
 
 def _run_one(config: RunConfig, sweep_dir: Path | None = None) -> dict[str, Any]:
     """Run in this process, on the ranks it belongs to, or on ranks that are started for it."""
+    ranks.check_launcher()
     check_paths(config)
+    if config.run_dir is not None and ranks.rank() == 0:
+        # Once more when the directory is claimed; here, before anything slow is imported.
+        check_lock(RunDir(config).path)
     if ranks.world_size() > 1:
         if ranks.rank() == 0:
             ranks.share(to_plain(config))
     elif config.launch.name == "accelerate":
         return run_on_ranks(config, sweep_dir)
     _import_without_collector()
+    raise_if_signalled()
     from rm_experiments.runner.train import train
 
     result = train(config, sweep_dir=sweep_dir)

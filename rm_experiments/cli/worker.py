@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -10,8 +11,9 @@ from typing import Any
 
 from rm_experiments.config.compose import from_plain
 from rm_experiments.errors import TrainingError, UserError
-from rm_experiments.launch import ranks
-from rm_experiments.launch.processes import JOB_FILE, OUTCOME_FILE, PROCESS_FILE
+from rm_experiments.launch import ranks, watchdog
+from rm_experiments.launch.processes import JOB_FILE, OUTCOME_FILE, process_file
+from rm_experiments.launch.signals import exit_on_signals
 
 
 def main(folder: Path) -> int:
@@ -19,14 +21,14 @@ def main(folder: Path) -> int:
     job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
     sys.argv[1:] = job["command"]
     config = from_plain(job["config"])
-    if ranks.rank() == 0:
-        (folder / PROCESS_FILE).write_text(str(os.getpid()))
+    (folder / process_file(ranks.rank())).write_text(str(os.getpid()))
 
     def report(values: dict[str, Any]) -> None:
-        if ranks.rank() == 0:
-            aside = folder / "outcome.partial"
-            aside.write_text(json.dumps(values), encoding="utf-8")
-            aside.rename(folder / OUTCOME_FILE)
+        """The first one to report is the one who knows why: the others only lost touch with it."""
+        aside = folder / f"outcome.{ranks.rank()}.partial"
+        aside.write_text(json.dumps(values), encoding="utf-8")
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, folder / OUTCOME_FILE)
 
     if ranks.world_size() != config.launch.num_processes:
         message = f"launch.num_processes={config.launch.num_processes}, but {ranks.world_size()} were started"
@@ -34,6 +36,7 @@ def main(folder: Path) -> int:
         return 1
     from rm_experiments.runner.train import train
 
+    watchdog.on_hang.append(lambda message: report({"kind": "hung", "message": message}))
     try:
         result = train(config, sweep_dir=Path(job["sweep_dir"]) if job["sweep_dir"] else None)
     except UserError as error:
@@ -43,6 +46,8 @@ def main(folder: Path) -> int:
         report({"kind": "failed", "message": str(error)})
         return 1
     ranks.leave()
+    if ranks.rank() > 0:
+        return result.exit_code
     report({
         "kind": "ended", "status": result.status, "run_dir": str(result.run_dir),
         "metrics": result.metrics, "exit_code": result.exit_code,
@@ -51,4 +56,5 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    with exit_on_signals():
+        sys.exit(main(Path(sys.argv[1])))

@@ -32,7 +32,9 @@ Schema = TypeVar("Schema")
 SCHEMA_NAME = "run_schema"
 _HELP = {RunConfig: "rm-train", CompareConfig: "rm-compare", EvaluationConfig: "rm-eval"}
 """Which command lists the keys of a schema."""
-_NOT_REPEATED = ("run_dir", "resume")
+TOKENIZER = "tokenizer"
+"""In `allow_changes`: that of the base model, which has no setting."""
+_NOT_REPEATED = ("run_dir", "resume", "allow_changes")
 """Keys that say where a run writes, not what it is."""
 
 
@@ -52,6 +54,11 @@ def to_run_config(composed: DictConfig) -> RunConfig:
     """
     config = to_dataclass(composed, RunConfig)
     name_sources(config.data)
+    known = [*schema_keys(), TOKENIZER]
+    for key in config.allow_changes:
+        # Entries of data.eval_sets and data.mixture have names of the user's own.
+        if key not in known and not key.startswith(("data.eval_sets.", "data.mixture.")):
+            raise ConfigError(f"allow_changes=[{key}]: not a setting{suggest(key)}")
     return check(config)
 
 

@@ -216,6 +216,12 @@ class TrainConfig:
     """Training metrics are logged over windows of this many steps."""
     early_stopping_patience: int | None = None
     """Stop after this many evaluations without improvement of `checkpoint.metric`; null: off."""
+    max_hours: float | None = None
+    """Save and stop in time for this command to take no longer, with exit code 143; the same command goes on. Null:
+    off. The end of a job under SLURM counts in any case."""
+    hang_seconds: float | None = None
+    """End a run that makes no progress for this long, with the stacks of all processes and exit code 124. Null: a
+    minute, or 10 times what a forward and backward pass takes; at least 10 minutes before the first one."""
 
 
 @dataclass(kw_only=True)
@@ -302,6 +308,9 @@ class RunConfig:
     """Where the run writes; null: `outputs/<name>/<date>_<time>`."""
     resume: str = "auto"
     """`auto`: go on from the newest good checkpoint of `run_dir`; `never`; or a checkpoint directory."""
+    allow_changes: list[str] = field(default_factory=list)
+    """Settings that may differ from those that the run to go on with began with, by their keys; recorded. `data`,
+    `tokenizer`: their content may differ under the same name."""
     objective: str = "eval_accuracy"
     """The metric that the command returns to a sweeper."""
     dry_run: bool = False

@@ -141,6 +141,8 @@ def _numbers(config: RunConfig) -> Iterator[tuple[str, Any, Callable[[Any], bool
     yield "train.max_grad_norm", train.max_grad_norm, positive, pos + ", or null"
     yield "train.log_every_steps", train.log_every_steps, at_least_one, whole
     yield "train.early_stopping_patience", train.early_stopping_patience, at_least_one, whole + ", or null"
+    yield "train.max_hours", train.max_hours, positive, pos + ", or null"
+    yield "train.hang_seconds", train.hang_seconds, positive, pos + ", or null"
     yield "eval.every_steps", evaluation.every_steps, at_least_one, whole + ", or null"
     yield "eval.every_fraction", evaluation.every_fraction, open_share, "above 0 to 1, or null"
     yield "eval.every_epochs", evaluation.every_epochs, positive, pos + ", or null"

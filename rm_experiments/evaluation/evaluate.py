@@ -10,12 +10,16 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from rm_experiments.config.schema import LossConfig
-from rm_experiments.data.groups import shares_of_ranks
+from rm_experiments.data.groups import Item, shares_of_ranks
 from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.tokens import TokenizedPairs
+from rm_experiments.errors import OutOfMemoryError
 from rm_experiments.evaluation.metrics import Objective
 from rm_experiments.evaluation.pairs import Vector
 from rm_experiments.evaluation.records import Records, make_records
+from rm_experiments.launch import ranks
+from rm_experiments.launch.memory import is_out_of_memory
+from rm_experiments.launch.signals import Stopped
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.training.losses import LOSSES
@@ -28,33 +32,66 @@ def evaluate(
     batcher: Batcher,
     token_budget: int,
     on_progress: Callable[[int], None] = lambda sequences: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Records:
     """Records of all pairs, on every process. No row is dropped or counted twice.
 
     What is computed is dealt out to the processes by its size, in forward passes of `token_budget` tokens in inference
     mode; mode and random state of the model are as before afterwards. `on_progress` is told how many sequences were
-    just done.
+    just done. Where memory runs out, the rest is computed in smaller passes.
+
+    Raises:
+        Stopped: when `should_stop`, asked before each pass, said so on any process.
+        OutOfMemoryError: when a single sequence does not fit into memory.
     """
     items = batcher.items(pairs, np.arange(len(pairs)), token_budget, keep_pairs=False)
     shares = shares_of_ranks([one.cost for one in items], accelerator.num_processes)
     share = [items[one] for one in shares[accelerator.process_index]]
-    bins = batcher.bins(pairs, share, token_budget) if share else []
     was_training = reward_model.training
     reward_model.eval()
     done: list[tuple[np.ndarray, torch.Tensor]] = []
+    stopped = False
     with torch.inference_mode(), accelerator.autocast():
-        for made in prefetched(batcher.micro_batch(pairs, one) for one in bins):
-            micro = made.to(accelerator.device)
-            done.append((micro.sequences, reward_model(micro.batch)[micro.places]))
-            on_progress(len(micro.sequences))
+        while share and not stopped:
+            bins, finished = batcher.bins(pairs, share, token_budget), 0
+            try:
+                for made in prefetched(batcher.micro_batch(pairs, one) for one in bins):
+                    stopped = should_stop()
+                    if stopped:
+                        break
+                    micro = made.to(accelerator.device)
+                    done.append((micro.sequences, reward_model(micro.batch)[micro.places]))
+                    finished += 1
+                    on_progress(len(micro.sequences))
+                share = []
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                token_budget = _smaller(token_budget, bins[finished], error)
+                share = [item for one in bins[finished:] for item in one]
     reward_model.release()
     reward_model.train(was_training)
     # Read once at the end, so that the device never waits for the host.
     mine = [(sequences, values.double().cpu().numpy()) for sequences, values in done]
+    if ranks.largest(int(stopped)):
+        raise Stopped
     everything = np.full(2 * len(pairs), np.nan)
     for sequences, values in gather_object(mine):
         everything[sequences] = values
     return make_records(pairs, everything)
+
+
+def _smaller(token_budget: int, passed: list[Item], error: RuntimeError) -> int:
+    """The budget after a forward pass for which memory did not suffice."""
+    if len(passed) == 1:
+        tokens = passed[0].cost
+        reason = str(error).splitlines()[0]
+        raise OutOfMemoryError(
+            f"out of memory in evaluation, for one group of {tokens:,} tokens: {reason}; lower data.max_length"
+        ) from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return max(1, min(token_budget, sum(one.cost for one in passed)) // 2)
 
 
 def objective_of(config: LossConfig) -> Objective:

@@ -1,4 +1,4 @@
-"""How this process keeps memory that it will need again in the next step."""
+"""How this process keeps memory that it will need again in the next step, and whether it ran out of it."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGEST)
         mallopt(_TRIM_THRESHOLD, 2 * _LARGEST - 1)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory ran out, or torch's allocator of the CPU got none."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rm_experiments.config.compose import to_plain
 from rm_experiments.config.schema import RunConfig
-from rm_experiments.errors import TrainingError, UserError
+from rm_experiments.errors import HangError, TrainingError, UserError
 from rm_experiments.launch.signals import HANDLED
 
-OUTCOME_FILE, PROCESS_FILE, JOB_FILE = "outcome.json", "pid", "job.json"
+OUTCOME_FILE, JOB_FILE = "outcome.json", "job.json"
+_LOOK = 0.5
+"""Seconds between two looks at what the ranks report."""
+
+
+def process_file(rank: int) -> str:
+    """The name of the file that holds the process number of a rank."""
+    return f"rank_{rank}.pid"
 
 
 def run_on_ranks(config: RunConfig, sweep_dir: Path | None) -> dict[str, Any]:
@@ -56,10 +65,19 @@ def run_on_ranks(config: RunConfig, sweep_dir: Path | None) -> dict[str, Any]:
         values = json.loads(outcome.read_text(encoding="utf-8"))
     if values["kind"] == "user":
         raise UserError(values["message"])
+    if values["kind"] == "hung":
+        raise HangError(values["message"])
     if values["kind"] == "failed":
         raise TrainingError(values["message"])
     assert isinstance(values, dict)
     return values
+
+
+def _outcome(folder: Path) -> dict[str, Any]:
+    """What the ranks have reported; empty so far."""
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
+    return {}
 
 
 def _follow(child: subprocess.Popen[str], folder: Path) -> tuple[str, int | None]:
@@ -75,10 +93,26 @@ def _follow(child: subprocess.Popen[str], folder: Path) -> tuple[str, int | None
         passed_on = number
         try:
             # One rank is enough: the ranks agree on stopping.
-            os.kill(int((folder / PROCESS_FILE).read_text()), number)
+            os.kill(int((folder / process_file(0)).read_text()), number)
         except (OSError, ValueError):
             os.killpg(child.pid, number)
 
+    ended = threading.Event()
+
+    def end_if_hung() -> None:
+        """A process that is stopped is waited for by torchrun, half a minute after it was asked to end."""
+        while not ended.wait(_LOOK):
+            if _outcome(folder).get("kind") == "hung":
+                # What the ranks say arrives first.
+                ended.wait(_LOOK)
+                # Each is a session of its own.
+                for file in folder.glob("rank_*.pid"):
+                    with contextlib.suppress(OSError, ValueError):
+                        os.kill(int(file.read_text()), signal.SIGKILL)
+                return
+
+    watching = threading.Thread(target=end_if_hung, name="hung", daemon=True)
+    watching.start()
     before = {number: signal.signal(number, pass_on) for number in HANDLED}
     last, quiet = "", False
     try:
@@ -92,6 +126,8 @@ def _follow(child: subprocess.Popen[str], folder: Path) -> tuple[str, int | None
                 sys.stderr.write(line)
         child.wait()
     finally:
+        ended.set()
+        watching.join()
         for number, handler in before.items():
             signal.signal(number, handler)
     return last, passed_on

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from rm_experiments.errors import TrainingError, UserError
+from rm_experiments.errors import ConfigError, TrainingError, UserError
 
 Result = TypeVar("Result")
 
@@ -20,6 +21,24 @@ def rank() -> int:
 def world_size() -> int:
     """The number of processes of this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_launcher() -> None:
+    """Refuse to run alone where several processes were asked for.
+
+    `accelerate launch --cpu --num_processes 2` starts one process and says nothing (accelerate 1.15): it only sets
+    where the others would be met.
+
+    Raises:
+        ConfigError: with a command that starts them.
+    """
+    several = "MASTER_ADDR" in os.environ and "ACCELERATE_USE_CPU" in os.environ
+    by_mpi = any(name.startswith(("OMPI_", "PMI_", "MV2_", "I_MPI_")) for name in os.environ)
+    if several and not by_mpi and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            "accelerate launch was asked for several processes and started one, as it does with --cpu; type "
+            "rm-train launch=accelerate launch.num_processes=2, or torchrun --nproc_per_node 2 -m rm_experiments"
+        )
 
 
 def share(values: Any | None) -> Any:
@@ -59,6 +78,28 @@ def on_main(action: Callable[[], Result]) -> Result:
     if refusal is not None:
         raise refusal
     return result
+
+
+def largest(number: int) -> int:
+    """The largest of all ranks' numbers, of which each must ask. No rank waits for its device."""
+    if world_size() == 1:
+        return number
+    import torch
+    import torch.distributed
+
+    box = torch.tensor(number)
+    torch.distributed.all_reduce(box, op=torch.distributed.ReduceOp.MAX, group=_on_the_host())
+    return int(box)
+
+
+@functools.cache
+def _on_the_host() -> Any:
+    """A group of all ranks that speaks through the CPU."""
+    import torch.distributed
+
+    if torch.distributed.get_backend() == "gloo":
+        return torch.distributed.group.WORLD
+    return torch.distributed.new_group(backend="gloo")
 
 
 def leave() -> None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -24,42 +25,59 @@ _UNRELATED_SEED = 982_451_653
 MASTER_FILE = "weights.safetensors"
 
 
+def copied_weights(reward_model: RewardModel, adapter: Any | None) -> dict[str, Tensor]:
+    """Copies on the host of what `save_model` and `save_master_weights` write, which training does not change.
+
+    All weights and buffers by the model's names; with an adapter those that are trained, by the adapter's names too.
+    """
+    model = reward_model.model
+    named = model.state_dict(keep_vars=True)
+    if adapter is not None:
+        named = {**named, **adapter.state_dict(keep_vars=True)}
+        named = {name: value for name, value in named.items() if value.requires_grad}
+    # Tied weights stay tied.
+    copies: dict[int, Tensor] = {}
+    for value in named.values():
+        if id(value) not in copies:
+            copies[id(value)] = value.detach().to("cpu", copy=True)
+    return {name: copies[id(value)] for name, value in named.items()}
+
+
 def save_model(
-    directory: Path,
-    reward_model: RewardModel,
-    adapter: Any | None,
-    tokenizer: PreTrainedTokenizerBase,
-    dtype: torch.dtype,
-) -> None:
-    """Write weights, config.json and tokenizer so that plain transformers (peft for an adapter) loads them."""
+    directory: Path, reward_model: RewardModel, adapter: Any | None, tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype, weights: dict[str, Tensor],
+) -> None:  # fmt: skip
+    """Write weights, config.json and tokenizer so that plain transformers (peft for an adapter) loads them.
+
+    Args:
+        weights: from `copied_weights`.
+    """
     model = reward_model.model
     tokenizer.save_pretrained(directory)
     if adapter is not None:
-        adapter.save_pretrained(directory)
+        names = adapter.state_dict().keys()
+        adapter.save_pretrained(directory, state_dict={name: weights[name] for name in names if name in weights})
         return
     # `to` keeps tied weights tied when it changes nothing.
-    weights = {
-        name: value.detach().to(dtype) if value.is_floating_point() else value.detach()
-        for name, value in model.state_dict().items()
-    }
-    model.save_pretrained(directory, state_dict=weights)
+    saved = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+    model.save_pretrained(directory, state_dict=saved)
     path = directory / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     values["dtype"] = str(dtype).removeprefix("torch.")
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def save_master_weights(directory: Path, reward_model: RewardModel, dtype: torch.dtype, has_adapter: bool) -> None:
+def save_master_weights(
+    directory: Path, reward_model: RewardModel, dtype: torch.dtype, has_adapter: bool, weights: dict[str, Tensor]
+) -> None:
     """In state/: the trained weights in the training's own type, where the model directory has not got them."""
-    trained = {name: value for name, value in reward_model.model.named_parameters() if value.requires_grad}
+    named = reward_model.model.named_parameters()
+    trained = {name: weights[name] for name, value in named if value.requires_grad}
     # Some families are saved under other names than the model's own (mixtures of experts).
     saved = directory.parent / "model.safetensors"
     complete = not has_adapter and saved.exists() and trained.keys() <= _names(saved)
     if not complete or any(value.dtype != dtype for value in trained.values()):
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in trained.items()},
-            directory / MASTER_FILE,
-        )
+        save_file({name: value.contiguous() for name, value in trained.items()}, directory / MASTER_FILE)
 
 
 def _names(path: Path) -> set[str]:

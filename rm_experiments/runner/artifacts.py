@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
+from torch import Tensor
 
 from rm_experiments.config.compose import config_yaml, to_plain
 from rm_experiments.config.data_schema import DataConfig
@@ -20,21 +23,13 @@ from rm_experiments.data.hub import HubId
 from rm_experiments.data.sources import resolve_source
 from rm_experiments.data.templates import first_token, last_token
 from rm_experiments.evaluation.records import Records
-from rm_experiments.modeling.directory import save_model
+from rm_experiments.modeling.directory import copied_weights, save_model
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import DTYPES, BuiltModel
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
+from rm_experiments.runner.environment import git_commit, hardware, versions
 from rm_experiments.runner.prepare import Prepared
-from rm_experiments.runner.run_dir import (
-    CONFIG_FILE,
-    METRICS_FILE,
-    MetricsLog,
-    RunDir,
-    git_commit,
-    hardware,
-    versions,
-    write_text,
-)
+from rm_experiments.runner.run_dir import CONFIG_FILE, METRICS_FILE, MetricsLog, RunDir, write_text
 
 _PLOTS_SHARE = 20
 """Drawing takes at most one part in so many of a run's time, until the end."""
@@ -60,6 +55,8 @@ class Artifacts:
     """Of the newest evaluation, by set."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """Without prefix, of the newest evaluation, by set."""
+    tracked: dict[str, int] = field(default_factory=lambda: {"train": -1, "eval": -1})
+    """The newest step of each kind that an attempt, which was killed after its last checkpoint, told W&B of."""
     wandb_url: str | None = None
     plan: StepPlan | None = None
     """The pairs of each step; set once the number of steps is known."""
@@ -91,13 +88,30 @@ class Artifacts:
         """Training time so far, over all attempts."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def write_model(self, directory: Path, step: int, epochs: float, max_steps: int, **card: Any) -> None:
-        """Weights, tokenizer, training_args.bin, config.yaml and the card."""
-        save_model(directory, self.built.reward_model, self.adapter, self.prepared.tokenizer, self.saved_dtype)
-        # Plain values only, so that torch.load(weights_only=True) reads it.
-        torch.save(to_plain(self.config), directory / "training_args.bin")
-        write_text(directory / CONFIG_FILE, config_yaml(self.config))
-        self.write_card(directory, step, epochs, max_steps, **card)
+    def model_writer(
+        self, step: int, epochs: float, max_steps: int, **card: Any
+    ) -> tuple[Callable[[Path], None], dict[str, Tensor]]:
+        """A function that writes weights, tokenizer, training_args.bin, config.yaml and the card as they are now.
+
+        It may be called in another thread while training goes on.
+
+        Returns:
+            That function, and the copied weights.
+        """
+        weights = copied_weights(self.built.reward_model, self.adapter)
+        inputs = self._card(step, epochs, max_steps, **card)
+
+        def write(directory: Path) -> None:
+            model, tokenizer = self.built.reward_model, self.prepared.tokenizer
+            save_model(directory, model, self.adapter, tokenizer, self.saved_dtype, weights)
+            # Plain values only, so that torch.load(weights_only=True) reads it.
+            buffer = io.BytesIO()
+            torch.save(to_plain(self.config), buffer)
+            (directory / "training_args.bin").write_bytes(buffer.getvalue())
+            write_text(directory / CONFIG_FILE, config_yaml(self.config))
+            write_model_card(directory, inputs)
+
+        return write, weights
 
     def write_card(self, directory: Path, step: int, epochs: float, max_steps: int, **card: Any) -> None:
         """README.md and its pictures."""

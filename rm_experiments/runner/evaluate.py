@@ -40,6 +40,7 @@ from rm_experiments.reporting.card_evaluation import write_evaluation_into_card
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.plots import write_plots
 from rm_experiments.reporting.tracking import start_tracker
+from rm_experiments.runner.environment import environment
 from rm_experiments.runner.finished import MODEL_CONFIG_FILE
 from rm_experiments.runner.prepare import limit_of_length, make_accelerator
 from rm_experiments.runner.run_dir import (
@@ -48,7 +49,6 @@ from rm_experiments.runner.run_dir import (
     METRICS_FILE,
     SUMMARY_FILE,
     MetricsLog,
-    environment,
     finite,
     new_directory,
     write_json,

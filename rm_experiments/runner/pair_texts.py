@@ -1,12 +1,13 @@
-"""The texts of evaluated pairs, read again from where a run got its data: records hold hashes, not texts."""
+"""The texts of pairs: as the model reads them, or read again from where a run got its data (records hold hashes)."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rm_experiments.config.compose import load_data_settings
 from rm_experiments.config.data_schema import DataConfig
@@ -15,6 +16,11 @@ from rm_experiments.data.pairs import answer_text, prompt_messages, turn_text
 from rm_experiments.data.splits import load_evaluation
 from rm_experiments.errors import UserError
 from rm_experiments.runner.run_dir import CONFIG_FILE, ENVIRONMENT_FILE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rm_experiments.data.tokens import TokenizedPairs
 
 _MOST_CHARACTERS = 4000
 
@@ -42,6 +48,21 @@ def pair_texts(run_dir: Path, name: str, ids: list[str]) -> dict[str, tuple[str,
     if not found:
         return f"the data of {run_dir} has changed since: none of its pairs is the same"
     return found
+
+
+def read_texts(
+    pairs: TokenizedPairs, members: NDArray[Any], tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    """Id, prompt, chosen and rejected of some pairs as the model reads them, special tokens and cuts included."""
+    rows = []
+    for index, name in zip(members.tolist(), pairs.ids_of_pairs(members), strict=True):
+        shared = int(pairs.num_prompt_tokens[index])
+        chosen, rejected = pairs.sequence(2 * index), pairs.sequence(2 * index + 1)
+        rows.append({
+            "id": name, "prompt": tokenizer.decode(chosen[:shared]),
+            "chosen": tokenizer.decode(chosen[shared:]), "rejected": tokenizer.decode(rejected[shared:]),
+        })  # fmt: skip
+    return rows
 
 
 def _from_working_directory(data: DataConfig, run_dir: Path) -> None:

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
-import functools
 import json
 import os
-import platform
 import shutil
-import socket
-import subprocess
 import sys
 import uuid
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rm_experiments.config.changes import allowed_changes, shown
 from rm_experiments.config.compose import config_yaml, load_config_yaml, to_plain
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.runner.environment import environment
+from rm_experiments.runner.lock import LOCK_FILE, Lock
+from rm_experiments.training.checkpoints import remove
 
 CONFIG_FILE, SUMMARY_FILE, METRICS_FILE, ENVIRONMENT_FILE, REPORT_FILE = (
     "config.yaml", "summary.json", "metrics.jsonl", "environment.json", "data_report.json",
-)  # fmt: skip
-_LOCK_FILE = ".lock"
-
-# Sections and keys that may differ when a run goes on: they say where and how it computes, not what.
-_FREE_SECTIONS = ("tracking", "launch", "run_dir", "resume", "objective", "dry_run")
-_FREE_KEYS = (
-    "train.micro_batch_tokens", "train.layout", "train.device", "train.log_every_steps", "eval.micro_batch_tokens",
-    "train.compile", "train.gradient_checkpointing", "checkpoint.keep_last", "model.attention", "data.cache_dir",
 )  # fmt: skip
 
 
@@ -45,7 +35,7 @@ class RunDir:
         unnamed = Path("outputs", config.name, time_stamp())
         self.path = Path(os.path.expanduser(config.run_dir)) if config.run_dir else unnamed
         self.run_id = uuid.uuid4().hex
-        self._lock: int | None = None
+        self._lock: Lock | None = None
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run_dir={self.path}: is a file; choose another run_dir")
         parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
@@ -53,6 +43,10 @@ class RunDir:
             raise ConfigError(
                 f"run_dir={self.path}: {parent} is not a directory that can be written to; choose another"
             )
+        self.changes: list[dict[str, Any]] = []
+        """Settings that differ from those that the run in this directory began with, as allowed: key, old, new."""
+        self.branch: list[dict[str, Any]] = []
+        """The same against the run of another directory, whose checkpoint this one begins with."""
         self.exists = self._named and (self.path / CONFIG_FILE).is_file()
         if self._named and not self.exists and self.path.is_dir() and self._strangers():
             raise ConfigError(
@@ -64,8 +58,9 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
-        """Whether the run in this directory is complete."""
-        return bool(self.summary().get("status") == "finished")
+        """Whether the run in this directory is complete, and nothing was changed that would let it go on."""
+        done = self.summary().get("status") == "finished"
+        return bool(done and not self.changes)
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json, empty when there is none."""
@@ -90,7 +85,8 @@ class RunDir:
                     number += 1
                     self.path = base.with_name(f"{base.name}_{number}")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        self._lock = Lock(self.path)
+        self._lock.take()
         if not self.exists and (self.path / CONFIG_FILE).is_file():
             # Another process began here, and perhaps ended, while this one read its data.
             self.exists = True
@@ -98,35 +94,65 @@ class RunDir:
         if self.finished:
             self.release()
             raise ConfigError(f"run_dir={self.path}: was finished by another process meanwhile; nothing was done")
-        if not self.exists:
-            write_text(self.path / CONFIG_FILE, config_yaml(self._config))
-        current = environment(["rm-train", *sys.argv[1:]])
         if self.exists:
-            with contextlib.suppress(OSError, ValueError):
-                before = json.loads((self.path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-                self.run_id = before.get("run_id", self.run_id)
-                current = {**before, "continued": [*before.get("continued", []), current]}
-        current["run_id"] = self.run_id
-        write_json(self.path / ENVIRONMENT_FILE, current)
+            self.run_id = read_object(self.path / ENVIRONMENT_FILE).get("run_id", self.run_id)
         return self.path, self.run_id
+
+    def record(self) -> None:
+        """Write config.yaml and environment.json: the run begins, or goes on, with what was changed."""
+        if self.changes and self.summary().get("status") == "finished":
+            # It is not, from here on: what says so goes first.
+            (self.path / SUMMARY_FILE).unlink()
+            remove(self.path / "final")
+        # Of an attempt that failed, or was killed.
+        for path in (self.path / "error.txt", self.path / "hang", *self.path.glob(".*.partial")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        current = environment(["rm-train", *sys.argv[1:]])
+        changes = [*self.changes, *self.branch]
+        current |= {"changes": changes} if changes else {}
+        before = read_object(self.path / ENVIRONMENT_FILE) if self.exists else {}
+        if before:
+            current = {**before, "continued": [*before.get("continued", []), current]}
+        current["run_id"] = self.run_id
+        # Before the settings: once those are there, nothing is different any more, and what was would be lost.
+        write_json(self.path / ENVIRONMENT_FILE, current)
+        if not self.exists or self.changes:
+            write_text(self.path / CONFIG_FILE, config_yaml(self._config))
 
     def release(self) -> None:
         """Give the lock back."""
         if self._lock is not None:
-            (self.path / _LOCK_FILE).unlink(missing_ok=True)
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
-    def start_over(self) -> None:
-        """Forget what an earlier attempt left that ended before its first checkpoint."""
+    @property
+    def tracker_id(self) -> str | None:
+        """The id of this run at W&B, once it has one."""
+        found = read_object(self.path / ENVIRONMENT_FILE).get("wandb_run_id")
+        return None if found is None else str(found)
+
+    def remember_tracker(self, run_id: str) -> None:
+        """So that every attempt goes on with the same run at W&B."""
+        values = read_object(self.path / ENVIRONMENT_FILE)
+        write_json(self.path / ENVIRONMENT_FILE, {**values, "wandb_run_id": run_id})
+
+    def start_over(self) -> dict[str, int]:
+        """Forget what an earlier attempt left that ended before its first checkpoint; returns as `MetricsLog.cut`."""
+        dropped = MetricsLog(self.path / METRICS_FILE).cut(0)
         for name in ("eval", "plots", "final"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            remove(self.path / name)
         for name in (METRICS_FILE, SUMMARY_FILE):
             (self.path / name).unlink(missing_ok=True)
+        return dropped
 
     def _strangers(self) -> list[str]:
         """What lies in the directory beside what a sweep's launcher or an interrupted start may have left."""
-        own = {_LOCK_FILE, SUMMARY_FILE}
+        own = {
+            LOCK_FILE,
+            SUMMARY_FILE,
+            *(f".{name}.partial" for name in (CONFIG_FILE, ENVIRONMENT_FILE)),
+            ENVIRONMENT_FILE,
+        }
         return sorted(path.name for path in self.path.iterdir() if path.name not in own)
 
     def _check_identity(self) -> None:
@@ -135,89 +161,15 @@ class RunDir:
                 f"run_dir={self.path}: already holds a run and resume=never; choose another run_dir, or resume=auto"
             )
         before = to_plain(load_config_yaml(self.path / CONFIG_FILE))
-        for key, *values in _differences(before, to_plain(self._config)):
-            old, new = (json.dumps(value) if not isinstance(value, str) else value for value in values)
-            raise ConfigError(
-                f"{key}={new}: the run in run_dir={self.path} has {key}={old}; type {key}={old} to go on with it, "
-                "or choose another run_dir"
-            )
-
-    def _take_lock(self) -> None:
-        self._lock = os.open(self.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(self._lock, 200).decode(errors="replace") or "another process"
-            os.close(self._lock)
-            self._lock = None
-            raise ConfigError(
-                f"run_dir={self.path}: is being written by {holder}; wait for it, or choose another run_dir"
-            ) from error
-        os.ftruncate(self._lock, 0)
-        os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
-
-
-def environment(command: list[str]) -> dict[str, Any]:
-    """The content of environment.json."""
-    return {
-        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": command,
-        "working_directory": os.getcwd(),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers."""
-    names = (
-        "rm_experiments",
-        "torch",
-        "transformers",
-        "accelerate",
-        "datasets",
-        "tokenizers",
-        "wandb",
-        "peft",
-    )
-    found = {"python": platform.python_version()}
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-@functools.cache
-def git_commit() -> str | None:
-    """The commit of the working directory, with `-dirty` for uncommitted changes; None outside a repository.
-
-    As it was when first asked: a commit during a run does not change what the run executes.
-    """
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=20, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return f"{commit}-dirty" if dirty else commit
-
-
-def hardware() -> dict[str, Any]:
-    """What the run computes on."""
-    import torch
-
-    found: dict[str, Any] = {
-        "machine": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-    if torch.cuda.is_available():
-        found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return found
+        self.changes = allowed_changes(before, self._config, f"the run in run_dir={self.path}")
+        steps = ("train.max_steps", "train.num_epochs")
+        if self.changes and self.summary().get("status") == "finished":
+            longer = [one for one in self.changes if one["key"] in steps]
+            if not longer:
+                raise ConfigError(
+                    f"{self.changes[0]['key']}={shown(self.changes[0]['new'])}: the run in run_dir={self.path} is "
+                    "finished; it goes on only with a larger train.max_steps or train.num_epochs"
+                )
 
 
 def time_stamp() -> str:
@@ -245,10 +197,17 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step."""
+    """Replace a file in one step, so that a loss of power leaves the old content or the new one."""
     aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -260,27 +219,42 @@ class MetricsLog:
     """metrics.jsonl: one object per event."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def append(self, line: dict[str, Any]) -> None:
         """Add an event; a value that is not finite becomes null."""
-        with self._path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(line), allow_nan=False) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
         """All events so far."""
-        if not self._path.exists():
+        if not self.path.exists():
             return []
-        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines() if line]
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line]
 
-    def cut_after(self, step: int) -> None:
-        """Drop events beyond `step`, and a last line that was cut off: a continued run writes them again."""
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []:
-            with contextlib.suppress(ValueError):
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-        write_text(self._path, "".join(f"{line}\n" for line in kept))
+    def cut(self, size: int) -> dict[str, int]:
+        """Drop all but the first `size` bytes: a continued run writes the rest again.
+
+        Returns:
+            The newest step of each kind of line that was dropped.
+        """
+        dropped: dict[str, int] = {}
+        if self.size > size:
+            with self.path.open("rb") as file:
+                file.seek(size)
+                rest = file.read().decode("utf-8", "replace")
+            for text in rest.splitlines():
+                # The last line may have been cut off.
+                with contextlib.suppress(ValueError):
+                    line = json.loads(text)
+                    dropped[line["kind"]] = line["step"]
+            os.truncate(self.path, size)
+        return dropped
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:
@@ -306,20 +280,3 @@ def resume_directory(config: RunConfig) -> Path | None:
             f"resume={config.resume}: no checkpoint with a state/ directory; resume is auto, never or such a directory"
         )
     return path.resolve()
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) of every setting that decides the result and is not the same."""
-    found = []
-
-    def walk(old: Any, new: Any, prefix: str) -> None:
-        if prefix.partition(".")[0] in _FREE_SECTIONS or prefix in _FREE_KEYS:
-            return
-        if isinstance(old, dict) and isinstance(new, dict):
-            for key in sorted({*old, *new} - {"defaults"}):
-                walk(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
-        elif old != new:
-            found.append((prefix, old, new))
-
-    walk(before, now, "")
-    return found

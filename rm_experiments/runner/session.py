@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import math
-import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from pyarrow import ArrowException
 
-from rm_experiments.config.schema import FinalModel, Mode, RunConfig
+from rm_experiments.config.schema import Mode, RunConfig
 from rm_experiments.data.tokens import TokenizedPairs
-from rm_experiments.errors import TrainingError
+from rm_experiments.errors import CheckpointError, NonFiniteError, TrainingError
 from rm_experiments.evaluation.benchmarks import benchmark_of, set_metrics
 from rm_experiments.evaluation.evaluate import evaluate, objective_of
 from rm_experiments.evaluation.metrics import prefixed
 from rm_experiments.evaluation.records import Records, read_records, write_records
-from rm_experiments.evaluation.sanity import Finding, findings
+from rm_experiments.evaluation.sanity import Finding
 from rm_experiments.evaluation.schedule import evaluation_steps
-from rm_experiments.evaluation.swapped import swapped_probe
-from rm_experiments.launch.signals import StopRequest
-from rm_experiments.modeling.directory import (
-    load_weights,
-    reload_difference,
-    save_master_weights,
-    write_probe,
-)
+from rm_experiments.launch import ranks
+from rm_experiments.launch.signals import Stopped, StopRequest
+from rm_experiments.launch.watchdog import Watchdog
+from rm_experiments.modeling.directory import load_weights, save_master_weights
 from rm_experiments.reporting.console import RunConsole
-from rm_experiments.reporting.tracking import Tracker
+from rm_experiments.reporting.tracking import NoTracker, Tracker
+from rm_experiments.runner.alarms import Alarms
 from rm_experiments.runner.artifacts import Artifacts
-from rm_experiments.runner.run_dir import finite
+from rm_experiments.runner.pair_texts import read_texts
+from rm_experiments.runner.resuming import Beginning
+from rm_experiments.runner.run_dir import finite, write_text
+from rm_experiments.runner.saving import Saver, checkpoint_size
 from rm_experiments.training.budget import evaluation_budget
-from rm_experiments.training.checkpoints import CheckpointStore, commit_directory, verify_directory
-from rm_experiments.training.state import collect_state, load_state, read_extra, write_state
+from rm_experiments.training.checkpoints import CheckpointStore
+from rm_experiments.training.state import (
+    StateTensors,
+    collect_state,
+    collect_values,
+    load_state,
+    read_extra,
+    write_state,
+)
 from rm_experiments.training.trainer import Trainer
 
 _NUM_WORST = 20
@@ -42,15 +50,22 @@ _RELOAD_TOLERANCE = 1e-4
 """Relative to the largest probe reward. A float32 model that differs by more after loading was saved wrongly."""
 
 
+_SLOW_DISK = 1e8
+"""Bytes per second, until it is known how long a save takes."""
+
+
 class Session:
     """One run that is ready to go. Every method is called on every process; only the main one writes."""
 
     def __init__(
         self, *, config: RunConfig, trainer: Trainer, artifacts: Artifacts, store: CheckpointStore,
-        tracker: Tracker, console: RunConsole, stop: StopRequest,
+        console: RunConsole, stop: StopRequest, watchdog: Watchdog,
     ) -> None:  # fmt: skip
         self.config, self.trainer, self.artifacts = config, trainer, artifacts
-        self.store, self.tracker, self.console, self.stop = store, tracker, console, stop
+        self.store, self.console, self.stop = store, console, stop
+        self.tracker: Tracker = NoTracker()
+        self.watchdog = watchdog
+        trainer.should_stop, trainer.beat, trainer.say = (lambda: stop.asked), watchdog.beat, console.info
         self.eval_steps = evaluation_steps(config.eval, trainer.max_steps, trainer.plan.steps_per_epoch)
         self.evaluation = artifacts.prepared.evaluation
         self.latest: dict[str, float] = {}
@@ -66,31 +81,45 @@ class Session:
         """What is off in the finished run; None before its end."""
         self._main = trainer.accelerator.is_main_process
         self._window_start = (time.monotonic(), 0)
+        model = artifacts.built.reward_model.model
+        size = checkpoint_size(model, artifacts.saved_dtype, artifacts.adapter is not None)
+        self._saver = Saver(store, config.checkpoint.keep_last, size)
+        stop.reserve += size / _SLOW_DISK
+        self._unflushed: set[Path] = set()
+        """Files and directories that a checkpoint presupposes."""
+        self._alarms = Alarms()
 
     @property
     def step(self) -> int:
         """Completed optimizer steps."""
         return self.trainer.progress.step
 
-    def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint directory of this run's architecture.
+    def resume(self, beginning: Beginning) -> list[str]:
+        """Go on from a checkpoint directory of this run's architecture, which is known to be whole.
+
+        Returns:
+            What could not be restored exactly.
 
         Raises:
-            CheckpointError: when it is damaged or of another model.
+            CheckpointError: when it is of another model, or the records of its newest evaluation are gone.
         """
-        verify_directory(checkpoint)
+        checkpoint = beginning.checkpoint
+        assert checkpoint is not None
         load_weights(checkpoint, self.artifacts.built.reward_model)
-        for note in load_state(checkpoint / "state", self.trainer):
-            self.console.info(note)
+        lines = load_state(checkpoint / "state", self.trainer)
         extra = read_extra(checkpoint / "state")
-        self.best, self.best_step, self.stale = extra["best"], extra["best_step"], extra["stale"]
-        self.evaluated_step = extra["evaluated_step"]
-        if checkpoint.parent.resolve() != self.store.root.resolve():
-            # Another run's checkpoint: its evaluations and its best one are not in this directory.
-            self.best, self.best_step, self.stale, self.evaluated_step = {}, None, 0, None
-        if self.evaluated_step is not None:
-            self._recall(self.evaluated_step)
         self.artifacts.seconds_before = extra["seconds"]
+        if not beginning.own:
+            # Another run's checkpoint: its evaluations and its best one are not in this directory.
+            return lines
+        self.best, self.best_step, self.stale = extra["best"], extra["best_step"], extra["stale"]
+        self.evaluated_step, self._saver.saved_step = extra["evaluated_step"], self.step
+        if self.evaluated_step is not None:
+            self.recall(self.evaluated_step)
+        if self.artifacts.run_dir.changes and self._out_of_patience():
+            # Stopped early, and told to go on.
+            self.stale = 0
+        return lines
 
     def run(self) -> str:
         """Train to the end, or until asked to stop.
@@ -101,107 +130,88 @@ class Session:
         Raises:
             TrainingError: when the numbers are no longer finite.
         """
-        config, trainer = self.config, self.trainer
-        self.console.start(trainer.max_steps, self.step)
+        self.console.start(self.trainer.max_steps, self.step)
         self._window_start = (time.monotonic(), self.step)
         try:
-            if self.step == 0 and 0 in self.eval_steps and self._evaluate():
-                self._save(True)
-            while self.step < trainer.max_steps and not self._out_of_patience():
-                trainer.step()
-                self.console.advance(self.step)
-                last = self.step == trainer.max_steps
-                if self.step % config.train.log_every_steps == 0 or last:
-                    self._log_train()
-                evaluated = self.step in self.eval_steps
+            while True:
+                # After a stop in the middle of an evaluation it is still due.
+                evaluated = self.step in self.eval_steps and self.evaluated_step != self.step
                 improved = self._evaluate() if evaluated else False
-                early = self._out_of_patience()
-                if early and self.step % config.train.log_every_steps:
+                given_up = evaluated and self.evaluated_step != self.step
+                early, last = self._out_of_patience(), self.step == self.trainer.max_steps and not given_up
+                if early:
                     self._log_train()
-                stopped = self._stop_agreed()
+                stopped = ranks.largest(int(self.stop.asked)) > 0
                 if last or early or stopped or improved or self._save_is_due(evaluated):
                     self._save(improved)
                 if early:
                     self.console.info(
-                        f"Stopped early: {self.stale} evaluations without a better {config.checkpoint.metric}."
+                        f"Stopped early: {self.stale} evaluations without a better {self.config.checkpoint.metric}."
                     )
-                elif stopped and not last:
+                if early or last:
+                    break
+                if stopped:
+                    self._agree_on_signal()
+                    self._settle()
                     return "interrupted"
+                if self.trainer.step():
+                    self._after_step()
+            self._settle()
+        except NonFiniteError as error:
+            raise TrainingError(f"{error}{self._keep_batch(error)}") from error
         finally:
+            with self.watchdog.paused():
+                self._saver.close()
             self.console.stop()
         return "finished"
 
-    def save_final(self) -> float:
-        """Write `final/` and check that plain transformers gives the same rewards.
+    def _after_step(self) -> None:
+        self.console.advance(self.step)
+        self._saver.check()
+        if self.step % self.config.train.log_every_steps == 0 or self.step == self.trainer.max_steps:
+            self._log_train()
 
-        Returns:
-            The largest difference of a probe reward after loading.
+    def _settle(self) -> None:
+        """Until what was saved is committed."""
+        with self.watchdog.paused():
+            self._saver.wait()
+            self.trainer.accelerator.wait_for_everyone()
+
+    def _agree_on_signal(self) -> None:
+        """So that all processes end with the same code."""
+        self.stop.signal_number = ranks.largest(self.stop.signal_number or 0)
+
+    def _keep_batch(self, error: NonFiniteError) -> str:
+        """Leave the pairs of a step that was not finite in a file, for a look. Returns words for the message."""
+        if not self._main:
+            return ""
+        path = self.artifacts.run_dir.path / f"non_finite_step_{error.step:08d}.jsonl"
+        train, pairs = self.artifacts.prepared.train, np.array(error.pairs)
+        bad = np.isin(train.ids_of_pairs(pairs), error.rows)
+        rows = read_texts(train, pairs[bad] if bad.any() else pairs, self.artifacts.prepared.tokenizer)
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return f"; the pairs are in {path}"
+
+    def recall(self, step: int) -> None:
+        """Take records and metrics from what the evaluation at `step` left.
 
         Raises:
-            TrainingError: when the rewards differ although the weights were saved in full precision.
-            CheckpointError: when the directory does not load.
+            CheckpointError: when a file of it is gone or damaged.
         """
-        config, artifacts = self.config, self.artifacts
-        step = self.step
-        if config.checkpoint.final is FinalModel.best:
-            assert self.best_step is not None
-            step = self.best_step
-            if step != self.step:
-                load_weights(self.store.path(step), artifacts.built.reward_model)
-                self._recall(step)
-        epochs = self.trainer.plan.pairs_before(step) / self.trainer.plan.num_pairs
-        probe_pairs = next(iter(self.evaluation.values()), artifacts.prepared.train).first(8)
-        probe = self._records(probe_pairs)
-        self._look()
-        result = [0.0]
-        if self._main:
-            plots = artifacts.write_plots()
-            self.tracker.log_pictures(self.step, plots)
-
-            def write(directory: Path) -> None:
-                write_probe(directory, probe_pairs, probe["reward_chosen"], probe["reward_rejected"])
-                sanity = [one.plain() for one in self.findings or ()]
-                card: dict[str, Any] = {"status": "finished", "plots": plots, "findings": sanity}
-                artifacts.write_model(directory, step, epochs, self.trainer.max_steps, **card)
-                result[0] = reload_difference(directory, artifacts.adapter is not None)
-                weights = next(artifacts.built.reward_model.parameters()).dtype
-                exact = artifacts.precision == "fp32" and artifacts.saved_dtype == weights == torch.float32
-                scale = max(1.0, float(np.abs([probe["reward_chosen"], probe["reward_rejected"]]).max()))
-                if exact and result[0] > _RELOAD_TOLERANCE * scale:
-                    raise TrainingError(f"the saved model gives other rewards after loading (by {result[0]:.2g})")
-                note = None if exact else f"trained in {artifacts.precision}, saved as {artifacts.saved_dtype}"
-                card |= {
-                    "reload_difference": result[0],
-                    "reload_rows": 2 * len(probe_pairs),
-                    "max_precision_note": note,
-                }
-                artifacts.write_card(directory, step, epochs, self.trainer.max_steps, **card)
-
-            # A run that ended between this directory and its summary has one already.
-            shutil.rmtree(artifacts.run_dir.path / "final", ignore_errors=True)
-            commit_directory(artifacts.run_dir.path / "final", write, {"step": step, "run_id": self.store.run_id})
-        self.trainer.accelerator.wait_for_everyone()
-        return result[0]
-
-    def _look(self) -> None:
-        """Look for what is off: in the model that is handed over, its records and what was logged on the way."""
-        artifacts = self.artifacts
-        pairs = next(iter(self.evaluation.values()), artifacts.prepared.train)
-        probe = swapped_probe(pairs, self._records, artifacts.precision)
-        splits = artifacts.prepared.splits.evaluation
-        best = {name: split.counts.get("best_achievable", {}) for name, split in splits.items()}
-        self.findings = findings(
-            artifacts.records, history=artifacts.metrics_log.read() if self._main else [],
-            fresh_head=artifacts.built.fresh_head, probe=probe,
-            best_achievable={name: values["accuracy"] for name, values in best.items() if "accuracy" in values},
-        )  # fmt: skip
-
-    def _recall(self, step: int) -> None:
-        """Take records and metrics from what the evaluation at `step` left."""
         objective = objective_of(self.config.loss)
         self.latest = {}
         for name in self.evaluation:
-            records = read_records(self._records_path(step, name))
+            path = self._records_path(step, name)
+            if not path.exists() and self.artifacts.run_dir.changes:
+                # A set that came with what was changed.
+                continue
+            try:
+                records = read_records(path)
+            except (OSError, ArrowException) as error:
+                raise CheckpointError(
+                    f"{path}: is missing or damaged, and the run cannot go on without its newest evaluation; choose "
+                    "another run_dir"
+                ) from error
             self._keep(name, records, set_metrics(records, objective, benchmark_of(self.config.data, name)))
 
     def _records_path(self, step: int, name: str) -> Path:
@@ -218,6 +228,8 @@ class Session:
     def _log_train(self) -> None:
         self.trainer.check()
         values = self.trainer.window.read()
+        if not values:
+            return
         self.trainer.window.reset()
         now, (then, at) = time.monotonic(), self._window_start
         self._window_start = (now, self.step)
@@ -233,23 +245,36 @@ class Session:
         values["train_total_tokens"] = float(self.trainer.progress.tokens)
         if self._main:
             self.artifacts.metrics_log.append({"step": self.step, "kind": "train", **values})
-            self.tracker.log(self.step, values)
+            if self.step > self.artifacts.tracked["train"]:
+                self.tracker.log(self.step, values)
             self.console.train_line(self.step, values)
+            for line in self._alarms.of_training(self.step, values):
+                self.console.info(line)
 
     def _window_steps(self) -> int:
         every = self.config.train.log_every_steps
         return self.step % every or min(every, self.step)
 
-    def _records(self, pairs: TokenizedPairs) -> Records:
+    def measure(self, pairs: TokenizedPairs, should_stop: Callable[[], bool] = lambda: False) -> Records:
+        """The records of some pairs by the model as it is now."""
         accelerator = self.trainer.accelerator
         setting, training = self.config.eval.micro_batch_tokens, self.trainer.token_budget
         budget = evaluation_budget(setting, training, accelerator.device.type)
-        return evaluate(accelerator, self.artifacts.built.reward_model, pairs, self.artifacts.batcher, budget)
+        return evaluate(
+            accelerator, self.artifacts.built.reward_model, pairs, self.artifacts.batcher, budget,
+            on_progress=lambda sequences: self.watchdog.beat(), should_stop=should_stop,
+        )  # fmt: skip
 
     def _evaluate(self) -> bool:
-        """Evaluate all sets at this step; returns whether `checkpoint.metric` is better than ever."""
+        """Evaluate all sets at this step; returns whether `checkpoint.metric` is better than ever.
+
+        A stop that comes meanwhile gives the evaluation up.
+        """
         self.trainer.check()
-        self._evaluate_all()
+        try:
+            self._evaluate_all()
+        except Stopped:
+            return False
         metric = self.config.checkpoint.metric
         value, before = self.latest[metric], self.best.get(metric)
         if not math.isfinite(value):
@@ -264,106 +289,117 @@ class Session:
     def _evaluate_all(self) -> None:
         started = time.monotonic()
         self.console.activity("evaluate")
-        objective = objective_of(self.config.loss)
-        self.latest = {}
+        found: dict[str, Records] = {}
         for name, pairs in self.evaluation.items():
-            records = self._records(pairs)
+            found[name] = records = self.measure(pairs, lambda: self.stop.asked)
             if not np.isfinite(records["margin"]).all():
                 bad = records["id"][~np.isfinite(records["margin"])]
                 raise TrainingError(
                     f"step {self.step}: {len(bad)} pairs of {name} have rewards that are not finite (row {bad[0]})"
                 )
-            self._keep(name, records, set_metrics(records, objective, benchmark_of(self.config.data, name)))
-            if self._main:
-                write_records(records, self._records_path(self.step, name))
-        self.evaluated_step = step = self.step
-        seconds = time.monotonic() - started
-        if self._main:
-            line = {"step": step, "kind": "eval", **self.latest, "eval_seconds": seconds}
-            self.artifacts.metrics_log.append(line)
-            self.tracker.log(step, finite_only(self.latest))
-            self.tracker.log_records(step, self.artifacts.records["eval"], self._most_wrong())
-            main = self.latest
-            self.console.info(
-                f"step {step}/{self.trainer.max_steps}  eval_loss {main['eval_loss']:.4f}  "
-                f"eval_accuracy {main['eval_accuracy']:.4f} "
-                f"[{main['eval_accuracy_ci_low']:.3f}, {main['eval_accuracy_ci_high']:.3f}]  "
-                f"eval_margin {main['eval_margin']:.3f}  rewards {main['eval_min_reward']:.2f} to "
-                f"{main['eval_max_reward']:.2f}"
-            )
+        # Resampling a large set takes long, on the main process longer than on the others.
+        with self.watchdog.paused():
+            self._tell_of_evaluation(found, started)
+            self.trainer.accelerator.wait_for_everyone()
         self.console.activity("train")
         # Time spent evaluating is not training time.
-        self._window_start = (self._window_start[0] + seconds, self._window_start[1])
+        self._window_start = (self._window_start[0] + time.monotonic() - started, self._window_start[1])
+
+    def _tell_of_evaluation(self, found: dict[str, Records], started: float) -> None:
+        """Metrics of the records of all sets: kept, written, logged and shown."""
+        objective, step = objective_of(self.config.loss), self.step
+        self.latest = {}
+        for name, records in found.items():
+            self._keep(name, records, set_metrics(records, objective, benchmark_of(self.config.data, name)))
+            if self._main:
+                path = self._records_path(step, name)
+                write_records(records, path)
+                self._unflushed |= {path, path.parent, path.parent.parent, self.artifacts.run_dir.path}
+        self.evaluated_step = step
+        if not self._main:
+            return
+        values = self.latest
+        line = {"step": step, "kind": "eval", **values, "eval_seconds": time.monotonic() - started}
+        self.artifacts.metrics_log.append(line)
+        if step > self.artifacts.tracked["eval"]:
+            self.tracker.log(step, finite_only(values))
+            self.tracker.log_records(step, self.artifacts.records["eval"], self._most_wrong())
+        self.console.info(
+            f"step {step}/{self.trainer.max_steps}  eval_loss {values['eval_loss']:.4f}  "
+            f"eval_accuracy {values['eval_accuracy']:.4f} "
+            f"[{values['eval_accuracy_ci_low']:.3f}, {values['eval_accuracy_ci_high']:.3f}]  "
+            f"eval_margin {values['eval_margin']:.3f}  rewards {values['eval_min_reward']:.2f} to "
+            f"{values['eval_max_reward']:.2f}"
+        )
+        for warning in self._alarms.of_evaluation(step, values):
+            self.console.info(warning)
 
     def _most_wrong(self) -> list[dict[str, Any]]:
         """The pairs that the model gets most wrong, as they read it."""
-        records, pairs = self.artifacts.records["eval"], self.evaluation["eval"]
-        decode = self.artifacts.prepared.tokenizer.decode
-        rows = []
-        for index in records["margin"].argsort(kind="stable")[:_NUM_WORST].tolist():
-            shared = int(pairs.num_prompt_tokens[index])
-            rows.append({
-                "id": records["id"][index],
-                "subset": records["subset"][index],
-                "margin": float(records["margin"][index]),
-                "prompt": decode(pairs.sequence(2 * index)[:shared]),
-                "chosen": decode(pairs.sequence(2 * index)[shared:]),
-                "rejected": decode(pairs.sequence(2 * index + 1)[shared:]),
-                "reward_chosen": float(records["reward_chosen"][index]),
-                "reward_rejected": float(records["reward_rejected"][index]),
-            })  # fmt: skip
-        return rows
-
-    def _stop_agreed(self) -> bool:
-        """Whether a signal reached any process."""
-        asked = self.stop.signal_number or 0
-        if self.trainer.accelerator.num_processes > 1:
-            number = torch.tensor(asked, device=self.trainer.accelerator.device)
-            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
-            asked = int(number.item())
-            if asked:
-                # Not the other way round: a signal may have come since the question.
-                self.stop.signal_number = asked
-        return asked > 0
+        records = self.artifacts.records["eval"]
+        order = records["margin"].argsort(kind="stable")[:_NUM_WORST]
+        texts = read_texts(self.evaluation["eval"], order, self.artifacts.prepared.tokenizer)
+        numbers = ("margin", "reward_chosen", "reward_rejected")
+        return [
+            {**row, "subset": records["subset"][at], **{name: float(records[name][at]) for name in numbers}}
+            for at, row in zip(order.tolist(), texts, strict=True)
+        ]
 
     def _save_is_due(self, evaluated: bool) -> bool:
         every = self.config.checkpoint.every_steps
-        return evaluated if every is None else self.step % every == 0
+        return self.step > 0 and (evaluated if every is None else self.step % every == 0)
 
     def _save(self, is_best: bool) -> None:
+        """Copy everything that a checkpoint holds; it is written while training goes on."""
         started = time.monotonic()
         self.console.activity("save")
         self.trainer.check()
-        tensors = collect_state(self.trainer)
-        if self._main:
-            artifacts, trainer = self.artifacts, self.trainer
-            plots = artifacts.recent_plots()
-            extra = {
-                "best": finite(self.best), "best_step": self.best_step,
-                "evaluated_step": self.evaluated_step, "stale": self.stale,
-                "seconds": artifacts.seconds, "wandb_run_id": self.tracker.run_id,
-            }  # fmt: skip
-
-            def write(directory: Path) -> None:
-                status = f"in training, step {self.step} of {trainer.max_steps}"
-                artifacts.write_model(
-                    directory, self.step, trainer.epoch, trainer.max_steps, status=status, plots=plots
-                )
-                write_state(directory / "state", tensors, trainer, extra)
-                save_master_weights(
-                    directory / "state",
-                    artifacts.built.reward_model,
-                    artifacts.saved_dtype,
-                    artifacts.adapter is not None,
-                )
-
-            self.store.save(self.step, write)
-            if is_best:
-                self.store.link_best(self.step)
-            self.store.rotate(self.config.checkpoint.keep_last)
-        self.trainer.accelerator.wait_for_everyone()
+        with self.watchdog.paused():
+            # The thread that writes holds the last copy, and may still be reading the pictures.
+            self._saver.wait()
+            if self._saver.saved_step == self.step:
+                if is_best and self._main:
+                    self._saver.link_best(self.step)
+            else:
+                self._submit(collect_state(self.trainer), is_best)
+            self.trainer.accelerator.wait_for_everyone()
         self.console.activity("train")
         self._window_start = (self._window_start[0] + time.monotonic() - started, self._window_start[1])
+        self.stop.reserve = max(self.stop.reserve, 3 * self._saver.seconds)
+
+    def _submit(self, tensors: StateTensors, is_best: bool) -> None:
+        """On every process, so that all know what is saved."""
+        if not self._main:
+            self._saver.saved_step = self.step
+            return
+        if self.artifacts.metrics_log.path.exists():
+            self._unflushed.add(self.artifacts.metrics_log.path)
+        self._saver.save(self.step, self._writer(tensors), is_best, sorted(self._unflushed))
+        self._unflushed.clear()
+
+    def _writer(self, tensors: StateTensors) -> Callable[[Path], None]:
+        """A function that writes the checkpoint of this moment."""
+        artifacts, trainer = self.artifacts, self.trainer
+        status, plots = f"in training, step {self.step} of {trainer.max_steps}", artifacts.recent_plots()
+        write_model, weights = artifacts.model_writer(
+            self.step, trainer.epoch, trainer.max_steps, status=status, plots=plots
+        )
+        extra = {
+            "best": finite(self.best), "best_step": self.best_step, "evaluated_step": self.evaluated_step,
+            "stale": self.stale, "seconds": artifacts.seconds,
+            "metric_bytes": artifacts.metrics_log.size,
+        }  # fmt: skip
+        values = collect_values(trainer, extra)
+
+        def write(directory: Path) -> None:
+            write_model(directory)
+            write_state(directory / "state", tensors, values)
+            save_master_weights(
+                directory / "state", artifacts.built.reward_model, artifacts.saved_dtype,
+                artifacts.adapter is not None, weights,
+            )  # fmt: skip
+
+        return write
 
 
 def finite_only(values: dict[str, float]) -> dict[str, float]:

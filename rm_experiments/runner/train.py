@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,36 +18,42 @@ from rm_experiments.config.rules import evaluates
 from rm_experiments.config.schema import Attention, RunConfig
 from rm_experiments.config.validation import check
 from rm_experiments.data.audit.kinds import SERIOUS
-from rm_experiments.errors import CheckpointError, ConfigError, UserError
-from rm_experiments.evaluation.schedule import evaluation_steps
+from rm_experiments.errors import ConfigError, TrainingError, UserError
 from rm_experiments.launch import ranks
 from rm_experiments.launch.memory import keep_freed_memory
-from rm_experiments.launch.signals import StopRequest, stop_on_signals
+from rm_experiments.launch.signals import StopRequest, end_of_time, stop_on_signals
+from rm_experiments.launch.watchdog import AT_LEAST, FIRST, Watchdog
 from rm_experiments.modeling.adapters import add_adapter
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.reward_model import build_reward_model
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.data_table import data_lines
-from rm_experiments.reporting.tracking import NoTracker, Tracker, check_tracker, start_tracker
+from rm_experiments.reporting.tracking import Tracker, check_tracker, start_tracker
 from rm_experiments.runner.artifacts import Artifacts
 from rm_experiments.runner.dry_run import dry_run_lines
+from rm_experiments.runner.environment import git_commit
+from rm_experiments.runner.final import save_final
+from rm_experiments.runner.identity import identity_of
+from rm_experiments.runner.lock import check_lock
 from rm_experiments.runner.paths import check_paths
 from rm_experiments.runner.prepare import make_accelerator, plain_report, prepare
+from rm_experiments.runner.resuming import Beginning, begin, check_resumed, check_steps, find_beginning
 from rm_experiments.runner.run_dir import (
     METRICS_FILE,
     REPORT_FILE,
     SUMMARY_FILE,
     RunDir,
-    git_commit,
     resume_directory,
     write_json,
 )
+from rm_experiments.runner.saving import check_space, checkpoint_size
 from rm_experiments.runner.session import Session, finite_only
-from rm_experiments.training.checkpoints import CheckpointStore, verify_directory
+from rm_experiments.training.checkpoints import CheckpointStore, is_disk_full, no_space
 from rm_experiments.training.optimizers import build_optimizer
-from rm_experiments.training.schedules import num_warmup_steps
-from rm_experiments.training.state import read_extra
 from rm_experiments.training.trainer import Trainer, count_steps, step_plan
+
+_SMALL_FILE = 4096
+"""Bytes; what a line of metrics.jsonl or a summary needs at least."""
 
 
 @dataclass(kw_only=True)
@@ -82,13 +90,15 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
     transformers_logging.disable_progress_bar()
     accelerator = make_accelerator(config.train)
     console = RunConsole(accelerator.is_main_process)
+    ends = end_of_time(config.train.max_hours)
     run_dir = ranks.on_main(lambda: RunDir(config))
     if run_dir.exists and run_dir.finished:
+        ranks.on_main(lambda: check_lock(run_dir.path))
         console.result(f"{run_dir.path} is already complete; nothing was done.")
         return RunResult(status="finished", run_dir=run_dir.path, metrics=run_dir.summary().get("final", {}))
     resume_from = resume_directory(config)
     if resume_from is not None:
-        verify_directory(resume_from)
+        run_dir.branch = ranks.on_main(lambda: check_resumed(config, run_dir, resume_from))
     with console.waiting("Reading data ..."):
         prepared = prepare(config)
     if config.dry_run:
@@ -109,39 +119,29 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
         batcher=batcher,
     )  # fmt: skip
     trainer = _trainer(artifacts)
-    _check_steps(config, trainer, resume_from)
+    check_steps(config, trainer, resume_from)
     ranks.on_main(lambda: check_tracker(config.tracking))
+    size = checkpoint_size(built.reward_model.model, artifacts.saved_dtype, adapter is not None)
+    saves_once = not evaluates(config) and config.checkpoint.every_steps is None
+    ranks.on_main(lambda: check_space(run_dir.path, size, config.checkpoint, saves_once))
     # From here on there is something to lose: a signal saves before it ends the run.
     with stop_on_signals() as stop:
+        stop.ends = ends
         run_dir.path, run_dir.run_id = ranks.on_main(run_dir.claim)
-        # Only now, so that a refused command says its one line and nothing else.
-        console.data_report(plain_report(prepared))
-        for note in prepared.notes:
-            console.info(note)
         try:
             return _supervise(artifacts, trainer, console, stop, resume_from, sweep_dir)
         finally:
             run_dir.release()
 
 
-def _check_steps(config: RunConfig, trainer: Trainer, resume_from: Path | None) -> None:
-    """What can be refused only when the number of steps is known."""
-    if evaluates(config) and not evaluation_steps(config.eval, trainer.max_steps, trainer.plan.steps_per_epoch):
-        raise ConfigError(
-            f"eval: no evaluation falls into the run's {trainer.max_steps} steps; try eval.at_end=true, or eval=none"
-        )
-    warmup = num_warmup_steps(config.scheduler, trainer.max_steps)
-    if warmup > trainer.max_steps:
-        raise ConfigError(
-            f"scheduler.warmup_steps={warmup}: the run has {trainer.max_steps} steps; try scheduler.warmup_ratio=0.1"
-        )
-    if resume_from is not None:
-        step = read_extra(resume_from / "state")["progress"]["step"]
-        if step >= trainer.max_steps:
-            raise ConfigError(
-                f"resume={config.resume}: is of step {step}, and the run has {trainer.max_steps} steps; "
-                "raise train.max_steps or train.num_epochs"
-            )
+@contextlib.contextmanager
+def _unless(raises: bool) -> Iterator[None]:
+    """Let errors of the inside pass only if they are the first ones."""
+    try:
+        yield
+    except Exception:
+        if raises:
+            raise
 
 
 def _trainer(artifacts: Artifacts) -> Trainer:
@@ -163,92 +163,108 @@ def _trainer(artifacts: Artifacts) -> Trainer:
     return trainer
 
 
+def _ready(
+    artifacts: Artifacts, trainer: Trainer, console: RunConsole, stop: StopRequest, resume_from: Path | None
+) -> tuple[Session, Beginning]:
+    """The session at its beginning, recorded in the run's directory. What is refused has changed nothing there."""
+    config, run_dir = artifacts.config, artifacts.run_dir
+    store = CheckpointStore(run_dir.path, run_dir.run_id, identity_of(config, artifacts.prepared))
+    beginning = ranks.on_main(lambda: find_beginning(artifacts, trainer, store, resume_from))
+    least = FIRST if config.train.compile else AT_LEAST
+    watchdog = Watchdog(config.train.hang_seconds, run_dir.path / "hang", at_least=least)
+    try:
+        session = Session(
+            config=config, trainer=trainer, artifacts=artifacts, store=store,
+            console=console, stop=stop, watchdog=watchdog,
+        )  # fmt: skip
+        lines = session.resume(beginning) if beginning.checkpoint is not None else []
+        ranks.on_main(lambda: begin(artifacts, store, beginning))
+    except BaseException:
+        watchdog.close()
+        raise
+    # Only now, so that a refused command says its one line and nothing else.
+    console.data_report(plain_report(artifacts.prepared))
+    for line in [*artifacts.prepared.notes, *beginning.lines, *lines]:
+        console.info(line)
+    return session, beginning
+
+
 def _supervise(
     artifacts: Artifacts, trainer: Trainer, console: RunConsole, stop: StopRequest,
     resume_from: Path | None, sweep_dir: Path | None,
 ) -> RunResult:  # fmt: skip
     """From the claimed directory to the summary, whatever happens in between."""
-    config, run_dir, main = artifacts.config, artifacts.run_dir, artifacts.accelerator.is_main_process
-    store = CheckpointStore(run_dir.path, run_dir.run_id)
-    checkpoint = resume_from or _newest(run_dir, store, artifacts, console)
-    if resume_from is not None and resume_from.parent == store.root.resolve() and main:
-        step = read_extra(resume_from / "state")["progress"]["step"]
-        store.discard_after(step)
-        artifacts.metrics_log.cut_after(step)
-    tracker: Tracker = NoTracker()
-    session = None
+    run_dir, main = artifacts.run_dir, artifacts.accelerator.is_main_process
+    session, beginning = _ready(artifacts, trainer, console, stop, resume_from)
     status, error = "failed", None
+
+    def leave_summary() -> None:
+        summary = _summary(artifacts, trainer, session, status, error)
+        # What ended the run matters more than a disk that is full or a tracker that fails.
+        with contextlib.suppress(OSError):
+            write_json(run_dir.path / SUMMARY_FILE, summary)
+        with _unless(status == "finished"):
+            session.tracker.summarise(_for_tracker(summary))
+
+    def hung(reason: str) -> None:
+        nonlocal error
+        error = reason
+        leave_summary()
+
+    def start() -> None:
+        write_json(run_dir.path / REPORT_FILE, plain_report(artifacts.prepared))
+        session.tracker, lines = _start_tracker(artifacts, trainer, sweep_dir)
+        if session.tracker.run_id is not None:
+            run_dir.remember_tracker(session.tracker.run_id)
+        for line in lines:
+            console.info(line)
+        artifacts.wandb_url = getattr(session.tracker, "url", None)
+
+    if main:
+        session.watchdog.told = hung
     try:
-        if main:
-            write_json(run_dir.path / REPORT_FILE, plain_report(artifacts.prepared))
-
-        def start() -> None:
-            nonlocal tracker
-            tracker, lines = _start_tracker(artifacts, trainer, checkpoint, sweep_dir)
-            for line in lines:
-                console.info(line)
-            artifacts.wandb_url = getattr(tracker, "url", None)
-
         ranks.on_main(start)
-        session = Session(
-            config=config, trainer=trainer, artifacts=artifacts, store=store,
-            tracker=tracker, console=console, stop=stop,
-        )  # fmt: skip
-        if checkpoint is not None:
-            session.resume(checkpoint)
-            console.info(f"Going on from {checkpoint} (step {session.step} of {trainer.max_steps}).")
+        if beginning.checkpoint is not None:
+            console.info(f"Going on from {beginning.checkpoint} (step {session.step} of {trainer.max_steps}).")
         status = session.run()
-        difference = session.save_final() if status == "finished" else None
+        difference = save_final(session) if status == "finished" else None
     except BaseException as failure:
         status = "interrupted" if isinstance(failure, KeyboardInterrupt) else "failed"
-        error = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
-        if main and not isinstance(failure, UserError | KeyboardInterrupt):
-            (run_dir.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        shown = _explained(failure, run_dir.path)
+        error = f"{type(shown).__name__}: {shown}" if str(shown) else type(shown).__name__
+        if main and not isinstance(shown, UserError | KeyboardInterrupt):
+            with contextlib.suppress(OSError):
+                (run_dir.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        if shown is not failure:
+            raise shown from failure
         raise
     finally:
+        session.watchdog.close()
         if main:
-            summary = _summary(artifacts, trainer, session, status, error)
-            write_json(run_dir.path / SUMMARY_FILE, summary)
-            tracker.summarise(_for_tracker(summary))
+            leave_summary()
             exit_code = 0 if status == "finished" else stop.exit_code if status == "interrupted" else 1
-            closing = tracker.finish(exit_code)
+            with _unless(status == "finished"):
+                closing = session.tracker.finish(exit_code)
     result = RunResult(status=status, run_dir=run_dir.path, metrics=session.latest)
     if status == "interrupted":
         result.exit_code = stop.exit_code
-        console.result(f"Interrupted at step {session.step}; a checkpoint is in {store.path(session.step)}.")
+        if stop.time_is_over:
+            console.result("Its time was over: train.max_hours, or the end of the job (SLURM_JOB_END_TIME).")
+        console.result(f"Interrupted at step {session.step}; a checkpoint is in {session.store.path(session.step)}.")
         console.result(f"Go on with the same command and  run_dir={run_dir.path}")
     elif main:
         _closing_words(artifacts, session, console, difference, closing)
     return result
 
 
-def _newest(run_dir: RunDir, store: CheckpointStore, artifacts: Artifacts, console: RunConsole) -> Path | None:
-    """The checkpoint that `resume=auto` goes on from; files beyond it are taken away."""
-
-    def find() -> int | None:
-        step, skipped = store.newest_good()
-        if step is None and skipped:
-            raise CheckpointError(
-                f"run_dir={run_dir.path}: none of its {len(skipped)} checkpoints is usable ({skipped[0]}); "
-                f"choose another run_dir, or delete {store.root} to start over"
-            )
-        for line in skipped:
-            console.info(f"Passed over: {line}")
-        if step is None:
-            run_dir.start_over()
-            console.info("The run had no checkpoint yet; starting from the beginning.")
-        else:
-            store.discard_after(step)
-            artifacts.metrics_log.cut_after(step)
-        return step
-
-    step = ranks.on_main(find) if run_dir.exists else None
-    return None if step is None else store.path(step)
+def _explained(failure: BaseException, run_dir: Path) -> BaseException:
+    """A disk that is full in one line, wherever it was noticed; everything else as it is."""
+    if isinstance(failure, TrainingError) or not is_disk_full(failure):
+        return failure
+    return no_space(Path(str(getattr(failure, "filename", None) or run_dir)), _SMALL_FILE, failure)
 
 
-def _start_tracker(
-    artifacts: Artifacts, trainer: Trainer, checkpoint: Path | None, sweep_dir: Path | None
-) -> tuple[Tracker, list[str]]:
+def _start_tracker(artifacts: Artifacts, trainer: Trainer, sweep_dir: Path | None) -> tuple[Tracker, list[str]]:
     config, run_dir, built = artifacts.config, artifacts.run_dir, artifacts.built
     settings = {
         **to_plain(config),
@@ -260,22 +276,20 @@ def _start_tracker(
             "max_length": artifacts.prepared.max_length,
         },
     }
-    own = checkpoint is not None and checkpoint.parent.resolve() == (run_dir.path / "checkpoints").resolve()
-    run_id = read_extra(checkpoint / "state")["wandb_run_id"] if checkpoint is not None and own else None
     set_names = tuple(one for one in artifacts.prepared.evaluation if one != "eval")
     name = config.name if sweep_dir is None else f"{config.name}-{run_dir.path.name}"
     return start_tracker(
         config.tracking, name=name, run_dir=run_dir.path, group=sweep_dir.name if sweep_dir else None,
-        settings=settings, set_names=set_names, run_id=run_id,
+        settings=settings, set_names=set_names, run_id=run_dir.tracker_id,
         wandb_dir=sweep_dir or run_dir.path,
     )  # fmt: skip
 
 
 def _summary(
-    artifacts: Artifacts, trainer: Trainer, session: Session | None, status: str, error: str | None
+    artifacts: Artifacts, trainer: Trainer, session: Session, status: str, error: str | None
 ) -> dict[str, Any]:
     splits = artifacts.prepared.splits
-    latest, best = (session.latest, session.best) if session else ({}, {})
+    latest, best = session.latest, session.best
     seconds = artifacts.seconds
     seen = artifacts.mixture_seen(trainer.progress.step)
     return {
@@ -286,11 +300,11 @@ def _summary(
         "epochs": trainer.epoch,
         "final": finite_only(latest),
         "best": finite_only({key: value for key, value in best.items() if value is not None}),
-        "best_step": session.best_step if session else None,
+        "best_step": session.best_step,
         "best_achievable_accuracy": splits.best_achievable_accuracy,
         "best_achievable_loss": splits.best_achievable_loss,
         # Nothing was looked at (null) is not the same as nothing was found.
-        "sanity": None if session is None or session.findings is None else [one.plain() for one in session.findings],
+        "sanity": None if session.findings is None else [one.plain() for one in session.findings],
         "num_train_pairs": len(artifacts.prepared.train),
         **({"mixture": seen} if seen else {}),
         "seconds": seconds,

@@ -49,12 +49,12 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> BuiltOptimizer
 
 
 def optimizer_tensors(built: BuiltOptimizer) -> dict[str, Tensor]:
-    """The optimizer's state as `parameter name/state name` -> tensor, for a safetensors file."""
+    """A copy of the optimizer's state as `parameter name/state name` -> tensor, for a safetensors file."""
     state = built.optimizer.state_dict()["state"]
     tensors: dict[str, Tensor] = {}
     for index, name in enumerate(built.names):
         for key, value in state.get(index, {}).items():
-            tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
     return tensors
 
 

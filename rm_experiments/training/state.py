@@ -21,11 +21,14 @@ StateTensors = dict[str, dict[str, Tensor]]
 
 
 def collect_state(trainer: Trainer) -> StateTensors:
-    """The tensors of state/: optimizer, metric window, random states of all processes. Called on every process."""
+    """The tensors of state/: optimizer, metric window, random states of all processes. Called on every process.
+
+    They are copies, which training does not change.
+    """
     window = {"sums": trainer.window.sums, "extrema": trainer.window.extrema}
     mine = {
         "torch": torch.get_rng_state(),
-        **{f"window_{name}": value.cpu() for name, value in window.items()},
+        **{f"window_{name}": value.to("cpu", copy=True) for name, value in window.items()},
     }
     if trainer.accelerator.device.type == "cuda":
         mine["cuda"] = torch.cuda.get_rng_state()
@@ -36,13 +39,10 @@ def collect_state(trainer: Trainer) -> StateTensors:
     return {"optimizer": optimizer, "processes": processes}
 
 
-def write_state(directory: Path, tensors: StateTensors, trainer: Trainer, extra: dict[str, Any]) -> None:
-    """Write state/; `extra` holds plain values of the runner (best metric and so on). On one process."""
-    directory.mkdir(parents=True)
-    for name, content in tensors.items():
-        save_file(content, directory / f"{name}.safetensors")
+def collect_values(trainer: Trainer, extra: dict[str, Any]) -> dict[str, Any]:
+    """The plain values of state/; `extra` holds those of the runner (best metric and so on)."""
     scaler = trainer.accelerator.scaler
-    values = {
+    return {
         "progress": dataclasses.asdict(trainer.progress),
         "max_steps": trainer.max_steps,
         "token_budget": trainer.token_budget,
@@ -50,6 +50,13 @@ def write_state(directory: Path, tensors: StateTensors, trainer: Trainer, extra:
         "grad_scaler": None if scaler is None else scaler.state_dict(),
         **extra,
     }
+
+
+def write_state(directory: Path, tensors: StateTensors, values: dict[str, Any]) -> None:
+    """Write state/ from what `collect_state` and `collect_values` gave. On one process, in any thread."""
+    directory.mkdir(parents=True)
+    for name, content in tensors.items():
+        save_file(content, directory / f"{name}.safetensors")
     (directory / "trainer.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 

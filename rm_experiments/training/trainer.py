@@ -6,7 +6,7 @@ The loop around it (when to log, evaluate and save) belongs to the runner. Nothi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,9 @@ from rm_experiments.data.batching import StepPlan
 from rm_experiments.data.groups import shares_of_ranks
 from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.tokens import TokenizedPairs
-from rm_experiments.errors import TrainingError
+from rm_experiments.errors import NonFiniteError, OutOfMemoryError
+from rm_experiments.launch import ranks
+from rm_experiments.launch.memory import is_out_of_memory
 from rm_experiments.modeling.layouts.batch import moved
 from rm_experiments.modeling.layouts.layout import Batcher, MicroBatch
 from rm_experiments.modeling.reward_model import RewardModel
@@ -56,6 +58,16 @@ class StepWork:
     """Whether the batches are there only so that this process takes part."""
 
 
+@dataclass(kw_only=True)
+class Before:
+    """What a step changes before its last moment, as it was: a step that is given up leaves no trace."""
+
+    random: Tensor
+    cuda_random: Tensor | None
+    window_sums: Tensor
+    window_extrema: Tensor
+
+
 class Trainer:
     """Runs the steps of a `StepPlan`."""
 
@@ -63,6 +75,12 @@ class Trainer:
         self, *, accelerator: Accelerator, reward_model: RewardModel, built: BuiltOptimizer,
         pairs: TokenizedPairs, plan: StepPlan, max_steps: int, batcher: Batcher, config: RunConfig,
     ) -> None:  # fmt: skip
+        self.should_stop: Callable[[], bool] = lambda: False
+        """Asked before each forward pass: whether to give up the step."""
+        self.say: Callable[[str], None] = lambda line: None
+        """Told what a person should know."""
+        self.beat: Callable[[], None] = lambda: None
+        """Called after each forward and backward pass."""
         self.accelerator = accelerator
         self.reward_model = reward_model
         self.built = built
@@ -77,7 +95,9 @@ class Trainer:
         self.token_budget = training_budget(
             config.train.micro_batch_tokens, accelerator, reward_model, batcher, int(pairs.lengths.max())
         )
-        """Tokens of one forward pass."""
+        """Tokens of one forward pass, by which all processes deal out a step."""
+        self._pass_tokens = self.token_budget
+        """Tokens of one of this process's forward passes: fewer, where memory ran out."""
         self._loss = LOSSES[config.loss.name]
         self._model, self._optimizer = accelerator.prepare(reward_model, built.optimizer)
         self._first_bad_step = torch.full((), -1.0, device=accelerator.device)
@@ -96,23 +116,35 @@ class Trainer:
         return self.progress.pairs / self.plan.num_pairs
 
     def resume_budget(self, tokens: int) -> None:
-        """Go on with the number of tokens that a run began with, unless it is set."""
+        """Go on with the number of tokens that a run had, unless it is set."""
         if self._config.train.micro_batch_tokens == "auto":
-            self.token_budget = tokens
+            self.token_budget = self._pass_tokens = tokens
 
-    def step(self) -> None:
+    def step(self) -> bool:
         """One optimizer step over the next pairs of the plan.
 
+        Returns:
+            Whether it was taken: not when `should_stop` said so on any process. Then nothing has changed.
+
         Raises:
-            TrainingError: for a non-finite loss or gradient, before any weight is changed. On a GPU, which would have
+            NonFiniteError: for a non-finite loss or gradient, before any weight is changed. On a GPU, which would have
                 to be waited for, only by `check`: until then all steps leave the weights as they are.
+            OutOfMemoryError: when a single pair does not fit into memory.
         """
-        if self._coming is None:
-            self._coming = prefetched(self._work(self.progress.step, self.max_steps))
-        work = next(self._coming)
-        assert work.step == self.progress.step
-        self._set_lr()
-        loss = self._backward(work)
+        before = self._before()
+        while True:
+            work = self._next_work()
+            self._set_lr()
+            try:
+                loss = self._backward(work)
+                break
+            except MemoryError as error:
+                self._take_back(before)
+                self._halve_budget(work, error)
+        if ranks.largest(int(loss is None)):
+            self._take_back(before)
+            return False
+        assert loss is not None
         grad_norm = self._clip()
         self._guard(loss, grad_norm)
         self._optimizer.step()
@@ -121,34 +153,106 @@ class Trainer:
         self.progress.step += 1
         self.progress.pairs += len(work.indices)
         self.progress.tokens += int(self._pairs.lengths[work.indices].sum())
+        return True
+
+    def _next_work(self) -> StepWork:
+        if self._coming is None:
+            self._coming = prefetched(self._work(self.progress.step, self.max_steps))
+        work = next(self._coming)
+        assert work.step == self.progress.step
+        return work
+
+    def _before(self) -> Before:
+        cuda = self.accelerator.device.type == "cuda"
+        return Before(
+            random=torch.get_rng_state(), cuda_random=torch.cuda.get_rng_state() if cuda else None,
+            window_sums=self.window.sums.clone(), window_extrema=self.window.extrema.clone(),
+        )  # fmt: skip
+
+    def _take_back(self, before: Before) -> None:
+        """Forget what was computed of a step, on this process."""
+        self.reward_model.release()
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.set_rng_state(before.random)
+        if before.cuda_random is not None:
+            torch.cuda.set_rng_state(before.cuda_random)
+        self.window.sums, self.window.extrema = before.window_sums.clone(), before.window_extrema.clone()
+        self._coming = None
+
+    def _halve_budget(self, work: StepWork, error: MemoryError) -> None:
+        """After memory ran out: smaller forward passes, from this step on. Their number does not change the result."""
+        pairs = [len(made.sequences) // 2 for made, _ in work.batches]
+        if max(pairs) == 1 or self._pass_tokens <= 1:
+            longest = int(self._pairs.lengths[work.indices].max())
+            raise OutOfMemoryError(
+                f"step {work.step + 1}: out of memory for a single pair (up to {longest:,} tokens): {error}; lower "
+                "data.max_length, or try train.gradient_checkpointing=true or adapter=lora"
+            ) from error
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._pass_tokens //= 2
+        if self.accelerator.num_processes == 1:
+            self.token_budget = self._pass_tokens
+        self.say(
+            f"Out of memory in step {work.step + 1}, which is repeated with forward passes of {self._pass_tokens:,} "
+            f"tokens, as all from here on; to begin with it, type train.micro_batch_tokens={self._pass_tokens}"
+        )
 
     def _set_lr(self) -> None:
         factor = lr_factor(self._config.scheduler, self.progress.step, self.max_steps)
         for group in self.built.optimizer.param_groups:
             group["lr"] = self._config.optimizer.lr * factor
 
-    def _backward(self, work: StepWork) -> Tensor:
-        """Gradients of the weighted mean loss over the step. Returns the sum of this process's losses."""
-        accelerator = self.accelerator
-        # The mean over processes that distributed training takes is undone: the sum is what is wanted.
-        scale = 0.0 if work.idle else accelerator.num_processes / float(self._pairs.weight[work.indices].sum())
+    def _backward(self, work: StepWork) -> Tensor | None:
+        """Gradients of the weighted mean loss over the step.
+
+        Returns:
+            The sum of this process's losses; None when it was given up.
+
+        Raises:
+            MemoryError: when it ran out where the others need not know: not in the last pass of several processes.
+        """
+        accelerator, given_up = self.accelerator, False
         total = torch.zeros((), device=accelerator.device)
         for number, (made, columns) in enumerate(work.batches):
             last = number == len(work.batches) - 1
-            micro, (weight, label, margin) = made.to(accelerator.device), moved(columns, accelerator.device)
-            with contextlib.nullcontext() if last else accelerator.no_sync(self._model):
-                chosen, rejected = self._model(micro.batch)[micro.places].view(-1, 2).unbind(1)
-                losses = self._loss(chosen, rejected, margin, label, self._config.loss)
-                accelerator.backward((losses * weight).sum() * scale)
-            self.reward_model.release()
-            if not work.idle:
-                self.window.add_pairs(losses, chosen, rejected, weight, label, micro.num_tokens)
-                total = total + losses.detach().sum()
-        return total
+            given_up = given_up or self.should_stop()
+            if given_up and not (last and accelerator.num_processes > 1):
+                # Of several processes each takes part in the gradient's sum, which comes with the last pass.
+                continue
+            try:
+                total = total + self._pass(work, made, columns, last)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if last and accelerator.num_processes > 1:
+                    raise OutOfMemoryError(
+                        f"step {work.step + 1}, rank {accelerator.process_index}: out of memory while the processes "
+                        f"add their gradients; try train.micro_batch_tokens={self._pass_tokens // 2}"
+                    ) from error
+                raise MemoryError(str(error).splitlines()[0]) from None
+            self.beat()
+        return None if given_up else total
+
+    def _pass(self, work: StepWork, made: MicroBatch, columns: Tensor, last: bool) -> Tensor:
+        """One forward and backward pass. Returns the sum of its losses."""
+        accelerator = self.accelerator
+        # The mean over processes that distributed training takes is undone: the sum is what is wanted.
+        scale = 0.0 if work.idle else accelerator.num_processes / float(self._pairs.weight[work.indices].sum())
+        micro, (weight, label, margin) = made.to(accelerator.device), moved(columns, accelerator.device)
+        with contextlib.nullcontext() if last else accelerator.no_sync(self._model):
+            chosen, rejected = self._model(micro.batch)[micro.places].view(-1, 2).unbind(1)
+            losses = self._loss(chosen, rejected, margin, label, self._config.loss)
+            accelerator.backward((losses * weight).sum() * scale)
+        self.reward_model.release()
+        if work.idle:
+            return torch.zeros((), device=accelerator.device)
+        self.window.add_pairs(losses, chosen, rejected, weight, label, micro.num_tokens)
+        return losses.detach().sum()
 
     def _work(self, first: int, end: int) -> Iterator[StepWork]:
         """What this process has to compute in each of these steps."""
-        accelerator, pairs, budget = self.accelerator, self._pairs, self.token_budget
+        accelerator, pairs, budget, of_pass = self.accelerator, self._pairs, self.token_budget, self._pass_tokens
         for step in range(first, end):
             indices = self.plan.step(step)
             items = self._batcher.items(pairs, indices, budget, keep_pairs=True)
@@ -156,7 +260,7 @@ class Trainer:
             share = [items[one] for one in shares[accelerator.process_index]]
             idle = not share
             # A process without a pair still takes part in the gradient's sum, with pairs of weight 0.
-            bins = self._batcher.bins(pairs, share or items[:1], budget)
+            bins = self._batcher.bins(pairs, share or items[:1], of_pass)
             made = [self._batcher.micro_batch(pairs, one) for one in bins]
             batches = [(one, self._columns(one.sequences[::2] >> 1)) for one in made]
             yield StepWork(step=step, indices=indices, batches=batches, idle=idle)
@@ -195,18 +299,23 @@ class Trainer:
         """Wait for the device, and see whether all steps so far were finite. To be called on every process.
 
         Raises:
-            TrainingError: naming the first step that was not, and the rows.
+            NonFiniteError: naming the first step that was not, the ranks and the rows.
         """
         first = int(self._first_bad_step.item())
         if first < 0:
             return
-        rows = sorted(set(gather_object(self._non_finite_rows(first))))
+        # On every process, since each takes part in the forward passes and in gathering.
+        rank = self.accelerator.process_index
+        found = sorted(set(gather_object([(rank, one) for one in self._non_finite_rows(first)])))
+        rows = [row for _, row in found]
         norm = "not finite" if grad_norm is None else str(grad_norm.item())
+        where = f"rank {', '.join(str(one) for one in sorted({one for one, _ in found}) or [rank])}"
         what = f"non-finite loss in rows {', '.join(rows[:8])}" if rows else f"gradient norm {norm}"
-        raise TrainingError(
-            f"step {first + 1}, rank {self.accelerator.process_index}: {what}; stopped before the optimizer step, the "
-            f"weights are those of step {first}; try a lower optimizer.lr (now {self.lr:g})"
-        )
+        raise NonFiniteError(
+            f"step {first + 1}, {where}: {what}; stopped before the optimizer step, the weights are those of step "
+            f"{first}; try a lower optimizer.lr (now {self.lr:g})",
+            step=first + 1, rows=rows, pairs=self.plan.step(first).tolist(),
+        )  # fmt: skip
 
     def _non_finite_rows(self, step: int) -> list[str]:
         """Ids of this process's pairs of a step whose loss is not finite by the weights as they are."""

@@ -362,7 +362,8 @@ def test_a_run_that_fails_says_so_in_its_directory(run_in: Path) -> None:
     message = str(caught.value)
     assert message.startswith("step 2, rank 0: ")
     assert message.endswith(
-        "; stopped before the optimizer step, the weights are those of step 1; try a lower optimizer.lr (now 1e+30)"
+        "; stopped before the optimizer step, the weights are those of step 1; try a lower optimizer.lr (now 1e+30); "
+        "the pairs are in run/non_finite_step_00000002.jsonl"
     )
     summary = json.loads((run_in / "run" / "summary.json").read_text(encoding="utf-8"))
     assert (summary["status"], summary["steps"]) == ("failed", 1)

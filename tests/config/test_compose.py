@@ -272,7 +272,7 @@ def test_config_yaml_says_what_the_run_is_and_not_where_it_writes() -> None:
     values = yaml.safe_load(text)
     assert {"run_dir", "resume"}.isdisjoint(values)
     names = {field.name for field in dataclasses.fields(RunConfig)}
-    assert set(values) == names - {"run_dir", "resume"} | {"defaults"}
+    assert set(values) == names - {"run_dir", "resume", "allow_changes"} | {"defaults"}
     assert "somewhere" not in text
 
 

@@ -37,6 +37,7 @@ from rm_experiments.modeling.directory import (
     MASTER_FILE,
     NUM_PROBES,
     PROBE_FILE,
+    copied_weights,
     load_weights,
     reload_difference,
     save_master_weights,
@@ -116,7 +117,7 @@ def rewards_of(model: RewardModel, pairs: TokenizedPairs) -> tuple[np.ndarray, n
 
 def save(directory: Path, model: RewardModel, tokenizer: Any, pairs: TokenizedPairs, adapter: Any = None) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
-    save_model(directory, model, adapter, tokenizer, torch.float32)
+    save_model(directory, model, adapter, tokenizer, torch.float32, copied_weights(model, adapter))
     write_probe(directory, pairs, *rewards_of(model, pairs))
     return directory
 
@@ -140,7 +141,7 @@ def test_saved_weights_and_config_have_the_asked_type(
 ) -> None:
     model = scratch(tokenizer)
     before = state(model)
-    save_model(tmp_path, model, None, tokenizer, dtype)
+    save_model(tmp_path, model, None, tokenizer, dtype, copied_weights(model, None))
 
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert config["dtype"] == str(dtype).removeprefix("torch.")
@@ -160,7 +161,8 @@ def test_saved_weights_and_config_have_the_asked_type(
 def test_saved_tokenizer_is_the_prepared_one(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, tokenized: TokenizedPairs, pairs: list[PreferencePair]
 ) -> None:
-    save_model(tmp_path, scratch(tokenizer), None, tokenizer, torch.float32)
+    model = scratch(tokenizer)
+    save_model(tmp_path, model, None, tokenizer, torch.float32, copied_weights(model, None))
     saved = AutoTokenizer.from_pretrained(tmp_path)
     messages = [{"role": "user", "content": pairs[0].prompt}, {"role": "assistant", "content": pairs[0].chosen}]
     assert saved.apply_chat_template(messages, return_dict=False) == tokenized.sequence(0).tolist()
@@ -224,8 +226,9 @@ def test_model_that_does_not_load_is_reported(
 
 def checkpoint_of(directory: Path, model: RewardModel, tokenizer: Any, dtype: torch.dtype, adapter: Any = None) -> Path:
     (directory / "state").mkdir(parents=True)
-    save_model(directory, model, adapter, tokenizer, dtype)
-    save_master_weights(directory / "state", model, dtype, adapter is not None)
+    weights = copied_weights(model, adapter)
+    save_model(directory, model, adapter, tokenizer, dtype, weights)
+    save_master_weights(directory / "state", model, dtype, adapter is not None, weights)
     return directory
 
 

@@ -131,10 +131,11 @@ def test_run_that_was_stopped_between_checkpoints_goes_on_to_the_bit(
     assert capsys.readouterr().err.replace("\n", " ").count(said) == 1
     step = Trainer.step
 
-    def stopping(trainer: Trainer) -> None:
-        step(trainer)
+    def stopping(trainer: Trainer) -> bool:
+        taken = step(trainer)
         if trainer.progress.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
+        return taken
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopping)

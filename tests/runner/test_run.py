@@ -384,7 +384,7 @@ def test_a_finding_reaches_the_summary_the_terminal_and_the_card_of_the_final_mo
         asked.append((len(measure(pairs.first(2))["margin"]), precision))
         return [broken]
 
-    monkeypatch.setattr("rm_experiments.runner.session.swapped_probe", probe)
+    monkeypatch.setattr("rm_experiments.runner.final.swapped_probe", probe)
     overrides = [
         f"run_dir={tmp_path / 'run'}", "tracking=none", "train.device=cpu", "train.max_steps=1",
         "data.sandbox.num_train_pairs=20", "data.sandbox.num_eval_pairs=8",
@@ -516,11 +516,13 @@ def here(run: Run, monkeypatch: pytest.MonkeyPatch) -> Path:
         (
             "optimizer.lr=0.01",
             "optimizer.lr=0.01: the run in run_dir=run has optimizer.lr=0.0015; "
-            "type optimizer.lr=0.0015 to go on with it, or choose another run_dir",
+            "type optimizer.lr=0.0015 to go on with it, allow_changes=[optimizer.lr] to go on with another, or choose "
+            "another run_dir",
         ),
         (
             "seed=2",
-            "seed=2: the run in run_dir=run has seed=1; type seed=1 to go on with it, or choose another run_dir",
+            "seed=2: the run in run_dir=run has seed=1; type seed=1 to go on with it, allow_changes=[seed] to go on "
+            "with another, or choose another run_dir",
         ),
         (
             "resume=never",
@@ -590,6 +592,7 @@ def test_unnamed_runs_of_the_same_second_get_directories_of_their_own(
     for _ in range(3):
         one = run_dir.RunDir(config)
         one.claim()
+        one.record()
         one.release()
         claimed.append(one.path.as_posix())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rm_experiments.errors import CheckpointError
-from rm_experiments.training.checkpoints import MANIFEST, CheckpointStore, commit_directory, verify_directory
+from rm_experiments.errors import CheckpointError, TrainingError
+from rm_experiments.training.checkpoints import FORMAT, MANIFEST, CheckpointStore, commit_directory, verify_directory
 
 
 def fill(directory: Path) -> None:
@@ -31,8 +32,10 @@ def test_commit_lists_size_and_hash_of_every_file(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "one"
     commit_directory(target, fill, {"step": 3, "run_id": "abc"})
     manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+    seal = manifest.pop("sha256")
+    assert seal == hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
     assert manifest == {
-        "format": 1,
+        "format": FORMAT,
         "step": 3,
         "run_id": "abc",
         "files": {
@@ -45,7 +48,7 @@ def test_commit_lists_size_and_hash_of_every_file(tmp_path: Path) -> None:
         },
     }
     assert entries(target.parent) == {"one", *(f"one/{name}" for name in (*manifest["files"], "state", MANIFEST))}
-    assert verify_directory(target) == manifest
+    assert verify_directory(target) == {**manifest, "sha256": seal}
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
@@ -180,14 +183,71 @@ def test_other_directories_are_not_steps(store: CheckpointStore) -> None:
     assert store.steps() == [4]
 
 
-def test_saving_a_step_again_replaces_it(store: CheckpointStore) -> None:
+def test_what_is_committed_is_not_written_again(store: CheckpointStore) -> None:
     saved(store, 4)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.path(4).rglob("*.*")}
+
+    store.save(4, lambda directory: pytest.fail("was written again"))
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.path(4).rglob("*.*")} == before
+
+
+@pytest.mark.parametrize("damage", [delete, truncate, flip])
+def test_a_damaged_step_is_replaced(store: CheckpointStore, damage: Callable[[Path], None]) -> None:
+    saved(store, 4)
+    damage(store.path(4) / "weights.bin")
 
     def write(directory: Path) -> None:
         (directory / "new").write_bytes(b"x")
 
     store.save(4, write)
     assert entries(store.path(4)) == {"new", MANIFEST}
+    assert store.newest_good() == (4, [])
+
+
+def test_a_manifest_names_run_step_and_identity(tmp_path: Path) -> None:
+    saved(CheckpointStore(tmp_path, "run-1", {"data.train": "abc"}), 4)
+    manifest = verify_directory(tmp_path / "checkpoints" / "step_00000004")
+    assert {name: manifest[name] for name in ("format", "step", "run_id", "identity")} == {
+        "format": FORMAT, "step": 4, "run_id": "run-1", "identity": {"data.train": "abc"},
+    }  # fmt: skip
+
+
+def test_what_a_killed_process_left_is_cleared(store: CheckpointStore) -> None:
+    saved(store, 4)
+    (store.root / ".step_00000008.partial" / "state").mkdir(parents=True)
+    (store.root / ".last.partial").symlink_to("step_00000008")
+    store.clear_partial()
+    assert {path.name for path in store.root.iterdir()} == {"step_00000004", "last"}
+
+
+def test_a_deleted_directory_is_never_there_in_part(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(store, 4, 8)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **rest: None)
+    store.rotate(keep_last=1)
+    assert store.steps() == [8]
+    assert ".step_00000004.partial" in entries(store.root)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "no space"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "no space"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), r"a file may not be so large here \(ulimit -f, .*\)"),
+        (RuntimeError("I/O error: File too large (os error 27)"), r"a file may not be so large here \(ulimit -f, .*\)"),
+    ],
+)
+def test_a_full_disk_is_one_line_with_the_bytes(store: CheckpointStore, error: Exception, why: str) -> None:
+    saved(store, 4)
+
+    def write(directory: Path) -> None:
+        (directory / "half").write_bytes(b"x" * 1234)
+        raise error
+
+    message = rf"step_00000008: {why}: at least 1,234 bytes are needed, [\d,]+ are free; what was committed before"
+    with pytest.raises(TrainingError, match=message):
+        store.save(8, write)
+    assert {path.name for path in store.root.iterdir()} == {"step_00000004", "last"}
     assert store.newest_good() == (4, [])
 
 
@@ -284,3 +344,22 @@ def test_a_manifest_of_another_form_is_a_checkpoint_error(tmp_path: Path, text: 
     (tmp_path / "MANIFEST.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"MANIFEST\.json is missing or unreadable"):
         verify_directory(tmp_path)
+
+
+@pytest.mark.parametrize("change", [lambda text: text[:-1], lambda text: text.replace('"run-1"', '"run-2"'), str.upper])
+def test_a_manifest_that_was_changed_is_noticed(store: CheckpointStore, change: Callable[[str], str]) -> None:
+    saved(store, 4)
+    path = store.path(4) / MANIFEST
+    path.write_text(change(path.read_text()))
+    with pytest.raises(CheckpointError, match=f"{MANIFEST} is missing or unreadable"):
+        verify_directory(store.path(4))
+
+
+def test_what_a_kill_left_undone_after_a_save_is_done(store: CheckpointStore) -> None:
+    saved(store, 4, 8)
+    store.link_best(4)
+    (store.root / "last").unlink()
+    store.settle(8, best=8)
+    assert [os.readlink(store.root / name) for name in ("last", "best")] == ["step_00000008", "step_00000008"]
+    store.settle(8, best=7)
+    assert os.readlink(store.root / "best") == "step_00000008"

@@ -24,7 +24,7 @@ from rm_experiments.modeling.reward_model import RewardModel, build_reward_model
 from rm_experiments.runner.prepare import Prepared, prepare
 from rm_experiments.training.optimizers import BuiltOptimizer, build_optimizer
 from rm_experiments.training.schedules import lr_factor
-from rm_experiments.training.state import collect_state, load_state, write_state
+from rm_experiments.training.state import collect_state, collect_values, load_state, write_state
 from rm_experiments.training.trainer import Trainer, count_steps
 
 Compose = Callable[..., RunConfig]
@@ -282,7 +282,7 @@ def test_resumed_trainer_continues_to_the_bit(bench: Bench, tmp_path: Path) -> N
     straight = bench.trainer()
     for _ in range(4):
         straight.step()
-    write_state(tmp_path / "state", collect_state(straight), straight, {})
+    write_state(tmp_path / "state", collect_state(straight), collect_values(straight, {}))
     halfway = weights(straight.reward_model)
     for _ in range(4):
         straight.step()
@@ -305,7 +305,7 @@ def test_state_restores_the_random_numbers(bench: Bench, tmp_path: Path) -> None
     trainer = bench.trainer()
     trainer.step()
     torch.manual_seed(123)
-    write_state(tmp_path / "state", collect_state(trainer), trainer, {"best": 0.5})
+    write_state(tmp_path / "state", collect_state(trainer), collect_values(trainer, {"best": 0.5}))
     expected = torch.rand(3).tolist()
     torch.manual_seed(7)
     load_state(tmp_path / "state", trainer)
@@ -315,7 +315,7 @@ def test_state_restores_the_random_numbers(bench: Bench, tmp_path: Path) -> None
 def test_state_of_another_model_is_refused(bench: Bench, tmp_path: Path) -> None:
     trainer = bench.trainer()
     trainer.step()
-    write_state(tmp_path / "state", collect_state(trainer), trainer, {})
+    write_state(tmp_path / "state", collect_state(trainer), collect_values(trainer, {}))
     frozen = bench.trainer()
     other = RewardModel(frozen.reward_model.model)
     other.model.score.weight.requires_grad_(False)

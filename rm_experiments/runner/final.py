@@ -1,0 +1,95 @@
+"""The model that a finished run hands over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rm_experiments.config.schema import FinalModel
+from rm_experiments.data.tokens import TokenizedPairs
+from rm_experiments.errors import TrainingError
+from rm_experiments.evaluation.records import Records
+from rm_experiments.evaluation.sanity import findings
+from rm_experiments.evaluation.swapped import swapped_probe
+from rm_experiments.modeling.directory import NUM_PROBES, load_weights, reload_difference, write_probe
+from rm_experiments.runner.session import Session
+from rm_experiments.training.checkpoints import commit_directory, remove
+
+_RELOAD_TOLERANCE = 1e-4
+"""Relative to the largest probe reward. A float32 model that differs by more after loading was saved wrongly."""
+
+
+def save_final(session: Session) -> float:
+    """Write `final/` and check that plain transformers gives the same rewards. Called on every process.
+
+    Returns:
+        The largest difference of a probe reward after loading.
+
+    Raises:
+        TrainingError: when the rewards differ although the weights were saved in full precision.
+        CheckpointError: when the directory does not load.
+    """
+    artifacts, step = session.artifacts, session.step
+    with session.watchdog.paused():
+        if session.config.checkpoint.final is FinalModel.best:
+            assert session.best_step is not None
+            step = session.best_step
+            if step != session.step:
+                load_weights(session.store.path(step), artifacts.built.reward_model)
+                session.recall(step)
+        pairs = next(iter(session.evaluation.values()), artifacts.prepared.train)
+        probe_pairs = pairs.first(NUM_PROBES)
+        probe = session.measure(probe_pairs)
+        _look(session, pairs)
+        difference = _write(session, step, probe_pairs, probe) if artifacts.accelerator.is_main_process else 0.0
+        artifacts.accelerator.wait_for_everyone()
+    return difference
+
+
+def _write(session: Session, step: int, probe_pairs: TokenizedPairs, probe: Records) -> float:
+    artifacts, trainer = session.artifacts, session.trainer
+    epochs = trainer.plan.pairs_before(step) / trainer.plan.num_pairs
+    plots = artifacts.write_plots()
+    session.tracker.log_pictures(session.step, plots)
+    sanity = [one.plain() for one in session.findings or ()]
+    card: dict[str, Any] = {"status": "finished", "plots": plots, "findings": sanity}
+    weights = next(artifacts.built.reward_model.parameters()).dtype
+    exact = artifacts.precision == "fp32" and artifacts.saved_dtype == weights == torch.float32
+    scale = max(1.0, float(np.abs([probe["reward_chosen"], probe["reward_rejected"]]).max()))
+    result = [0.0]
+
+    def write(directory: Path) -> None:
+        write_probe(directory, probe_pairs, probe["reward_chosen"], probe["reward_rejected"])
+        write_model, _ = artifacts.model_writer(step, epochs, trainer.max_steps, **card)
+        write_model(directory)
+        result[0] = reload_difference(directory, artifacts.adapter is not None)
+        if exact and result[0] > _RELOAD_TOLERANCE * scale:
+            raise TrainingError(f"the saved model gives other rewards after loading (by {result[0]:.2g})")
+        note = None if exact else f"trained in {artifacts.precision}, saved as {artifacts.saved_dtype}"
+        reloaded = {
+            "reload_difference": result[0], "reload_rows": 2 * len(probe_pairs), "max_precision_note": note,
+        }  # fmt: skip
+        artifacts.write_card(directory, step, epochs, trainer.max_steps, **card, **reloaded)
+
+    # A run that ended between this directory and its summary has one already.
+    remove(artifacts.run_dir.path / "final")
+    facts = {"step": step, "run_id": session.store.run_id, "identity": session.store.identity}
+    commit_directory(artifacts.run_dir.path / "final", write, facts)
+    return result[0]
+
+
+def _look(session: Session, pairs: TokenizedPairs) -> None:
+    """Look for what is off: in the model that is handed over, its records and what was logged on the way."""
+    artifacts = session.artifacts
+    main = artifacts.accelerator.is_main_process
+    probe = swapped_probe(pairs, session.measure, artifacts.precision)
+    splits = artifacts.prepared.splits.evaluation
+    best = {name: split.counts.get("best_achievable", {}) for name, split in splits.items()}
+    session.findings = findings(
+        artifacts.records, history=artifacts.metrics_log.read() if main else [],
+        fresh_head=artifacts.built.fresh_head, probe=probe,
+        best_achievable={name: values["accuracy"] for name, values in best.items() if "accuracy" in values},
+    )  # fmt: skip
