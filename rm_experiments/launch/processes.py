@@ -17,6 +17,7 @@ from typing import Any
 from rm_experiments.config.compose import to_plain
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import HangError, TrainingError, UserError
+from rm_experiments.launch import watchdog
 from rm_experiments.launch.signals import HANDLED
 
 OUTCOME_FILE, JOB_FILE = "outcome.json", "job.json"
@@ -119,7 +120,10 @@ def _follow(child: subprocess.Popen[str], folder: Path) -> tuple[str, int | None
         assert child.stderr is not None
         for line in child.stderr:
             # torchrun reports every failure of a rank at length; the rank's own words come from the outcome file.
-            quiet = quiet or passed_on is not None or (folder / OUTCOME_FILE).exists()
+            # The stacks of a run that hangs come before and after its outcome, and end with its line.
+            kind = _outcome(folder).get("kind")
+            quiet = quiet or passed_on is not None or kind not in (None, "hung")
+            quiet = quiet or line.startswith(f"{watchdog.PROGRAM}: the run hangs")
             if line.strip():
                 last = line.strip()
             if not quiet:

@@ -20,6 +20,7 @@ from pathlib import Path
 from rm_experiments.launch import ranks
 
 EXIT_CODE = 124
+PROGRAM = "rm-train"
 AT_LEAST, _TIMES_MEDIAN = 60.0, 10.0
 FIRST = 600.0
 """Seconds until the first beat: compiling and the first contact of the processes take long."""
@@ -125,7 +126,7 @@ class Watchdog:
         silent = ranks.world_size() - len(said)
         missing = f"; {silent} of {ranks.world_size()} processes do not answer" if silent else ""
         message = f"the run hangs: {reason}{missing}; the stacks are in {self._folder}"
-        print("\n".join([*said, f"rm-train: {message}"]), file=sys.stderr, flush=True)  # noqa: T201
+        print("\n".join([*said, f"{PROGRAM}: {message}"]), file=sys.stderr, flush=True)  # noqa: T201
         for told in (self.told, *on_hang):
             with suppress(Exception):
                 if told is not None:
