@@ -15,14 +15,16 @@ from rm_experiments.data.cache import DataCache
 from rm_experiments.data.pairs import answer_text, prompt_messages, turn_text
 from rm_experiments.data.splits import load_evaluation
 from rm_experiments.errors import UserError
-from rm_experiments.runner.run_dir import CONFIG_FILE, ENVIRONMENT_FILE
+from rm_experiments.runner.run_dir import CONFIG_FILE, ENVIRONMENT_FILE, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rm_experiments.data.tokens import TokenizedPairs
+    from rm_experiments.evaluation.records import Records
 
 _MOST_CHARACTERS = 4000
+_NUM_WORST = 20
 
 
 def pair_texts(run_dir: Path, name: str, ids: list[str]) -> dict[str, tuple[str, str, str]] | str:
@@ -63,6 +65,25 @@ def read_texts(
             "chosen": tokenizer.decode(chosen[shared:]), "rejected": tokenizer.decode(rejected[shared:]),
         })  # fmt: skip
     return rows
+
+
+def most_wrong(records: Records, pairs: TokenizedPairs, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """The pairs that a model gets most wrong, as it reads them."""
+    order = records["margin"].argsort(kind="stable")[:_NUM_WORST]
+    numbers = ("margin", "reward_chosen", "reward_rejected")
+    return [
+        {**row, "subset": records["subset"][at], **{name: float(records[name][at]) for name in numbers}}
+        for at, row in zip(order.tolist(), read_texts(pairs, order, tokenizer), strict=True)
+    ]
+
+
+def write_texts(
+    path: Path, pairs: TokenizedPairs, members: NDArray[Any], ids: list[str], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Write those of `members` that have these ids, or all if none has, as a line of JSON each."""
+    named = np.isin(pairs.ids_of_pairs(members), ids)
+    rows = read_texts(pairs, members[named] if named.any() else members, tokenizer)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _from_working_directory(data: DataConfig, run_dir: Path) -> None:

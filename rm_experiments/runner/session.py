@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pyarrow import ArrowException
@@ -29,9 +27,9 @@ from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.tracking import NoTracker, Tracker
 from rm_experiments.runner.alarms import Alarms
 from rm_experiments.runner.artifacts import Artifacts
-from rm_experiments.runner.pair_texts import read_texts
+from rm_experiments.runner.pair_texts import most_wrong, write_texts
 from rm_experiments.runner.resuming import Beginning
-from rm_experiments.runner.run_dir import finite, write_text
+from rm_experiments.runner.run_dir import finite
 from rm_experiments.runner.saving import Saver, checkpoint_size
 from rm_experiments.training.budget import evaluation_budget
 from rm_experiments.training.checkpoints import CheckpointStore
@@ -44,11 +42,6 @@ from rm_experiments.training.state import (
     write_state,
 )
 from rm_experiments.training.trainer import Trainer
-
-_NUM_WORST = 20
-_RELOAD_TOLERANCE = 1e-4
-"""Relative to the largest probe reward. A float32 model that differs by more after loading was saved wrongly."""
-
 
 _SLOW_DISK = 1e8
 """Bytes per second, until it is known how long a save takes."""
@@ -186,10 +179,8 @@ class Session:
         if not self._main:
             return ""
         path = self.artifacts.run_dir.path / f"non_finite_step_{error.step:08d}.jsonl"
-        train, pairs = self.artifacts.prepared.train, np.array(error.pairs)
-        bad = np.isin(train.ids_of_pairs(pairs), error.rows)
-        rows = read_texts(train, pairs[bad] if bad.any() else pairs, self.artifacts.prepared.tokenizer)
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        prepared = self.artifacts.prepared
+        write_texts(path, prepared.train, np.array(error.pairs), error.rows, prepared.tokenizer)
         return f"; the pairs are in {path}"
 
     def recall(self, step: int) -> None:
@@ -323,7 +314,8 @@ class Session:
         self.artifacts.metrics_log.append(line)
         if step > self.artifacts.tracked["eval"]:
             self.tracker.log(step, finite_only(values))
-            self.tracker.log_records(step, self.artifacts.records["eval"], self._most_wrong())
+            worst = most_wrong(found["eval"], self.evaluation["eval"], self.artifacts.prepared.tokenizer)
+            self.tracker.log_records(step, found["eval"], worst)
         self.console.info(
             f"step {step}/{self.trainer.max_steps}  eval_loss {values['eval_loss']:.4f}  "
             f"eval_accuracy {values['eval_accuracy']:.4f} "
@@ -333,17 +325,6 @@ class Session:
         )
         for warning in self._alarms.of_evaluation(step, values):
             self.console.info(warning)
-
-    def _most_wrong(self) -> list[dict[str, Any]]:
-        """The pairs that the model gets most wrong, as they read it."""
-        records = self.artifacts.records["eval"]
-        order = records["margin"].argsort(kind="stable")[:_NUM_WORST]
-        texts = read_texts(self.evaluation["eval"], order, self.artifacts.prepared.tokenizer)
-        numbers = ("margin", "reward_chosen", "reward_rejected")
-        return [
-            {**row, "subset": records["subset"][at], **{name: float(records[name][at]) for name in numbers}}
-            for at, row in zip(order.tolist(), texts, strict=True)
-        ]
 
     def _save_is_due(self, evaluated: bool) -> bool:
         every = self.config.checkpoint.every_steps

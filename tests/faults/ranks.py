@@ -6,9 +6,10 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import dataclass
 
 from tests.faults.outcome import Fault, Skipped, ensure
-from tests.faults.processes import Child, ranks_below
+from tests.faults.processes import Child, Ended, ranks_below
 from tests.faults.stop import ensure_gone
 from tests.faults.workbench import ACCELERATE_TWO, TORCHRUN_TWO, TWO_BY_HAND, Trial, Workbench
 
@@ -27,25 +28,44 @@ def rank_once(trial: Trial) -> str:
     return _killed(trial, how)
 
 
-def _killed(trial: Trial, how: str) -> str:
-    trial.variant = "dropout"
+@dataclass(frozen=True)
+class Disturbed:
+    """A run of two ranks, one of which got a signal."""
+
+    rank: int
+    ids: dict[int, int]
+    ended: list[Ended]
+    """The others, or the launcher."""
+    seconds: float
+    """From the signal to their end."""
+
+
+def _disturbed(trial: Trial, how: str, number: signal.Signals, limit: float) -> Disturbed | None:
+    """Send a signal to one of two ranks; None where the run had ended before."""
     trial.bench.reference(trial.variant, how)
     children, ids = _started(trial, how)
     if not ids:
         trial.finish(how)
-        return "not hit"
+        return None
     rank = trial.rng.choice(sorted(ids))
-    os.kill(ids[rank], signal.SIGKILL)
-    killed = time.monotonic()
+    os.kill(ids[rank], number)
+    sent = time.monotonic()
     others = children if how != TWO_BY_HAND else [children[1 - rank]]
-    ended = [one.wait(60) for one in others]
-    took = time.monotonic() - killed
-    trial.measured["from the death of a rank to the end of all"] = took
-    ensure_gone(list(ids.values()))
-    ensure(all(one.code for one in ended), "exit code 0 although a rank was killed")
+    ended = [one.wait(limit) for one in others]
+    return Disturbed(rank, ids, ended, time.monotonic() - sent)
+
+
+def _killed(trial: Trial, how: str) -> str:
+    trial.variant = "dropout"
+    run = _disturbed(trial, how, signal.SIGKILL, 60)
+    if run is None:
+        return "not hit"
+    trial.measured["from the death of a rank to the end of all"] = run.seconds
+    ensure_gone(list(run.ids.values()))
+    ensure(all(one.code for one in run.ended), "exit code 0 although a rank was killed")
     ensure(
-        trial.bench.patient or took <= _SECONDS,
-        f"{how}: the whole ended only {took:.1f} s after rank {rank} was killed",
+        trial.bench.patient or run.seconds <= _SECONDS,
+        f"{how}: the whole ended only {run.seconds:.1f} s after rank {run.rank} was killed",
     )
     trial.finish(how)
     return f"killed, {how}"
@@ -55,24 +75,17 @@ def _halted(trial: Trial, how: str) -> str:
     if not trial.bench.once("watchdog", lambda: _has_watchdog(trial.bench)):
         raise Skipped("no setting train.hang_seconds")
     trial.variant = "watched"
-    trial.bench.reference(trial.variant, how)
-    children, ids = _started(trial, how)
-    if not ids:
-        trial.finish(how)
+    run = _disturbed(trial, how, signal.SIGSTOP, _WATCHDOG)
+    if run is None:
         return "not hit"
-    rank = trial.rng.choice(sorted(ids))
-    os.kill(ids[rank], signal.SIGSTOP)
-    halted = time.monotonic()
-    others = children if how != TWO_BY_HAND else [children[1 - rank]]
-    ended = [one.wait(_WATCHDOG) for one in others]
-    trial.measured["from the halt of a rank to the end of all"] = time.monotonic() - halted
+    trial.measured["from the halt of a rank to the end of all"] = run.seconds
     if how == TWO_BY_HAND:
         # Nobody but its parent can end a halted process that has no launcher.
         with contextlib.suppress(ProcessLookupError):
-            os.kill(ids[rank], signal.SIGKILL)
-    ensure_gone(list(ids.values()))
-    for one in ended:
-        ensure(one.code == 124, f"{how}: exit code {one.code} after rank {rank} hung, not 124: {one.last_lines}")
+            os.kill(run.ids[run.rank], signal.SIGKILL)
+    ensure_gone(list(run.ids.values()))
+    for one in run.ended:
+        ensure(one.code == 124, f"{how}: exit code {one.code} after rank {run.rank} hung, not 124: {one.last_lines}")
         ensure('File "' in one.stderr and "hread" in one.stderr, f"no stacks were printed: {one.last_lines}")
     trial.finish(how)
     return f"halted, {how}"
