@@ -1,6 +1,6 @@
 """`python -m rm_experiments` is `rm-train`."""
 
-from rm_experiments.cli.train import main
+from rm_experiments.cli.entry import rm_train
 
 if __name__ == "__main__":
-    main()
+    rm_train()

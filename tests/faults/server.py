@@ -137,7 +137,7 @@ def main() -> None:
     if request is None:
         return
     become(request)
-    from rm_experiments.cli.train import main as rm_train
+    from rm_experiments.cli.entry import rm_train
 
     rm_train()
 

@@ -1,0 +1,37 @@
+"""A signal while a command still imports."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+_WHILE_IMPORTING_HYDRA = """
+import os, sys
+class Signals:
+    def find_spec(self, name, path=None, target=None):
+        if name == "hydra":
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Signals())
+from rm_experiments.cli import entry
+assert "hydra" not in sys.modules
+entry.{entry}()
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "{}: interrupted\n"), (signal.SIGTERM, 143, ""), (signal.SIGUSR1, 143, "")],
+)
+@pytest.mark.parametrize("program", ["rm-train", "rm-data", "rm-eval", "rm-compare"])
+def test_a_signal_while_the_command_is_imported_gives_its_code(
+    program: str, number: signal.Signals, code: int, said: str
+) -> None:
+    text = _WHILE_IMPORTING_HYDRA.format(number=int(number), entry=program.replace("-", "_"))
+
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said.format(program))
