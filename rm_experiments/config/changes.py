@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -51,6 +52,12 @@ def shown(value: Any) -> str:
 def is_free(key: str) -> bool:
     """Whether a setting says where and how a run computes, not what."""
     return key.partition(".")[0] in _FREE_SECTIONS or key in _FREE_KEYS
+
+
+def config_hash(config: RunConfig) -> str:
+    """What decides the result of a run, in 16 hexadecimal digits: equal for runs that differ in free settings only."""
+    settings = {key: value for key, value in flat_settings(to_plain(config)).items() if not is_free(key)}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -294,6 +294,17 @@ class LaunchConfig:
     """`inline`: this process; `accelerate`: `num_processes` ranks started from the resolved config."""
     num_processes: int = 1
     """Processes of one run."""
+    concurrent_runs: int | None = None
+    """Jobs of a sweep at once on this machine; null: as many as there are GPUs for, without GPUs one per two cores."""
+    gpus_per_run: int | None = None
+    """GPUs that each job of a sweep sees, 0 or more; null: one per process of the run, or none where there are none.
+    Where they do not suffice for `concurrent_runs`, jobs share them."""
+    repeat_failed: bool = False
+    """Whether a sweep that is repeated in its directory runs the jobs again that failed there."""
+
+
+FOR_SWEEPS = ("concurrent_runs", "gpus_per_run", "repeat_failed")
+"""Settings of `launch` that are the sweep's, and say nothing to a run."""
 
 
 @dataclass(kw_only=True)

@@ -151,6 +151,8 @@ def _numbers(config: RunConfig) -> Iterator[tuple[str, Any, Callable[[Any], bool
     yield "checkpoint.every_steps", config.checkpoint.every_steps, at_least_one, whole + ", or null"
     yield "checkpoint.keep_last", config.checkpoint.keep_last, at_least_one, whole
     yield "launch.num_processes", config.launch.num_processes, at_least_one, whole
+    yield "launch.concurrent_runs", config.launch.concurrent_runs, at_least_one, whole + ", or null"
+    yield "launch.gpus_per_run", config.launch.gpus_per_run, not_negative, "a whole number of at least 0, or null"
 
 
 def _ranges(config: RunConfig) -> None:

@@ -17,8 +17,10 @@ LOCK_FILE = ".lock"
 class Lock:
     """`.lock` of a directory, held by flock(2)."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, key: str = "run_dir") -> None:
+        """`key`: the setting that names the directory."""
         self._directory = directory
+        self._key = key
         self._descriptor: int | None = None
 
     def take(self) -> None:
@@ -50,7 +52,7 @@ class Lock:
             holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
             self._close()
             raise ConfigError(
-                f"run_dir={self._directory}: is being written by {holder}; wait for it, or choose another run_dir"
+                f"{self._key}={self._directory}: is being written by {holder}; wait for it, or choose another {self._key}"
             ) from error
         except OSError as error:
             # A file system without locks: nobody is kept out.

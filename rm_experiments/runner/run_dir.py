@@ -23,6 +23,8 @@ from rm_experiments.training.checkpoints import remove
 CONFIG_FILE, SUMMARY_FILE, METRICS_FILE, ENVIRONMENT_FILE, REPORT_FILE = (
     "config.yaml", "summary.json", "metrics.jsonl", "environment.json", "data_report.json",
 )  # fmt: skip
+LOG_FILE = "job.log"
+"""What a job of a sweep prints."""
 
 
 class RunDir:
@@ -149,6 +151,7 @@ class RunDir:
         """What lies in the directory beside what a sweep's launcher or an interrupted start may have left."""
         own = {
             LOCK_FILE,
+            LOG_FILE,
             SUMMARY_FILE,
             *(f".{name}.partial" for name in (CONFIG_FILE, ENVIRONMENT_FILE)),
             ENVIRONMENT_FILE,

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 import rm_experiments
-from rm_experiments.cli.train import _import_without_collector
+from rm_experiments.cli.job import import_without_collector
 from rm_experiments.config.compose import to_run_config
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.data.formats import DATASETS, LAYOUTS
@@ -34,10 +34,10 @@ MESSAGES = [{"role": "assistant", "content": "No."}]
 
 
 def test_what_a_job_of_a_sweep_left_is_not_taken_for_an_import_that_stays() -> None:
-    _import_without_collector()
+    import_without_collector()
     frozen = gc.get_freeze_count()
     kept = [[] for _ in range(1000)]
-    _import_without_collector()
+    import_without_collector()
     assert gc.get_freeze_count() == frozen
     assert gc.isenabled()
     assert len(kept) == 1000
