@@ -20,8 +20,7 @@ class PoolLauncher(Launcher):
     """Jobs in child processes of this machine; see `rm_experiments.launch.pool`."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.config = config
+        self.loader, self.config = hydra_context.config_loader, config
 
     def executor(self, settings: Any) -> Any:
         """The `Executor` of a sweep with these settings, a `RunConfig`."""
@@ -33,7 +32,7 @@ class PoolLauncher(Launcher):
         """For sweepers that know Hydra's launchers only: run a batch of jobs to the end."""
         from rm_experiments.cli.sweep import launch_batch
 
-        return launch_batch(self, job_overrides)
+        return launch_batch(self, self.loader, self.config, job_overrides)
 
 
 class GridSweeper(Sweeper):
@@ -45,8 +44,7 @@ class GridSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
 
-        self.hydra_context = hydra_context
-        self.config = config
+        self.loader, self.config = hydra_context.config_loader, config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -54,7 +52,7 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from rm_experiments.cli.sweep import run_grid
 
-        return run_grid(self, arguments)
+        return run_grid(self.launcher, self.loader, self.config, self.params, arguments)
 
 
 def _store(group: str, name: str, plugin: type, **settings: Any) -> None:

@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +104,14 @@ def leave_failure(run_dir: Path, error: Exception) -> None:
 def in_child(payload: dict[str, Any], log: str, environment: dict[str, str]) -> None:
     """The whole life of a job's process. Ends it with the job's exit code."""
     os.setsid()
+    os.chdir(environment["PWD"])
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for number in (1, 2):
         os.dup2(descriptor, number)
     os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    os.environ.clear()
     os.environ.update(environment)
     _set_threads(int(environment["OMP_NUM_THREADS"]))
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from rm_experiments.cli.job import count_gpus, in_child
-from rm_experiments.config.compose import to_run_config
 from rm_experiments.config.grid import JobComposer, swept_keys
 from rm_experiments.config.schema import Device, RunConfig
 from rm_experiments.errors import ConfigError, UserError
@@ -24,10 +25,7 @@ from rm_experiments.launch.jobs import Executor
 from rm_experiments.launch.pool import PoolExecutor, warm_up
 from rm_experiments.launch.signals import stop_on_signals
 from rm_experiments.runner.sweep import Sweep
-from rm_experiments.runner.sweep_file import FAILED, FINISHED
-
-if TYPE_CHECKING:
-    from hydra_plugins.rm_experiments import GridSweeper, PoolLauncher
+from rm_experiments.runner.sweep_file import FINISHED
 
 WARM_MODULE = "rm_experiments.cli.warm"
 exit_codes: list[int] = []
@@ -53,30 +51,33 @@ def pool_executor(config: RunConfig) -> Executor:
     return PoolExecutor(context, in_child, num_slots(config.launch.concurrent_runs, devices), devices)
 
 
-def run_grid(sweeper: GridSweeper, arguments: list[str]) -> list[JobReturn]:
+def run_grid(
+    launcher: Launcher, loader: ConfigLoader, config: DictConfig, params: Mapping[str, str], arguments: list[str]
+) -> list[JobReturn]:
     """Compose and check every combination, then run them all."""
-    config, loader = sweeper.config, sweeper.hydra_context.config_loader
     parser = OverridesParser.create(config_loader=loader)
-    typed = [f"{key}={value}" for key, value in sweeper.params.items()] + arguments
+    typed = [f"{key}={value}" for key, value in params.items()] + arguments
     (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(typed), max_batch_size=None)
     # A job's own command line need not start the sweep again.
     jobs = [[one for one in job if not one.startswith("sweep=")] for job in map(list, jobs)]
     composer = JobComposer(loader, config)
     configs = [composer.compose(job) for job in jobs]
-    if not hasattr(sweeper.launcher, "executor"):
-        return _with_another_launcher(sweeper, jobs)
-    return _run_all(sweeper.launcher, config, jobs, configs)
+    if not hasattr(launcher, "executor"):
+        return _with_another_launcher(launcher, config, jobs)
+    return _run_all(launcher, config, jobs, configs)
 
 
-def launch_batch(launcher: PoolLauncher, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
+def launch_batch(
+    launcher: Launcher, loader: ConfigLoader, config: DictConfig, jobs: Sequence[Sequence[str]]
+) -> list[JobReturn]:
     """Run the jobs of a sweeper of somebody else's."""
-    composer = JobComposer(launcher.hydra_context.config_loader, launcher.config)
-    return _run_all(launcher, launcher.config, [list(one) for one in jobs], [composer.compose(one) for one in jobs])
+    composer = JobComposer(loader, config)
+    return _run_all(launcher, config, [list(one) for one in jobs], [composer.compose(one) for one in jobs])
 
 
-def _with_another_launcher(sweeper: GridSweeper, jobs: list[list[str]]) -> list[JobReturn]:
-    Path(sweeper.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-    returned = list(sweeper.launcher.launch(jobs, initial_job_idx=0))
+def _with_another_launcher(launcher: Launcher, config: DictConfig, jobs: list[list[str]]) -> list[JobReturn]:
+    Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+    returned = list(launcher.launch(jobs, initial_job_idx=0))
     for one in returned:
         # Asked for, it raises what a job raised.
         _ = one.return_value
@@ -107,12 +108,6 @@ def check_place(config: DictConfig) -> None:
     subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index,call-overload]
     if subdir != "${hydra.job.num}":
         raise ConfigError(f"hydra.sweep.subdir={subdir}: the directory of a job is its number; leave it out")
-
-
-def base_config(config: DictConfig) -> RunConfig:
-    """What is set for all jobs."""
-    plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    return to_run_config(plain)
 
 
 def _run_all(launcher: Any, config: DictConfig, jobs: list[list[str]], configs: list[RunConfig]) -> list[JobReturn]:

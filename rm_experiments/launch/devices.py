@@ -26,7 +26,7 @@ class Devices:
                 f"launch.gpus_per_run={self.per_run}: {len(self.names)} GPUs can be seen here; "
                 f"try launch.gpus_per_run={len(self.names)}"
             )
-        self._users = {name: 0 for name in self.names}
+        self._users = dict.fromkeys(self.names, 0)
 
     def take(self) -> list[str]:
         """Those that are used least, in their order."""

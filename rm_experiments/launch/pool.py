@@ -19,7 +19,7 @@ from rm_experiments.launch.devices import Devices, job_environment
 from rm_experiments.launch.jobs import Ended, Job
 
 Target = Callable[[dict[str, Any], str, dict[str, str]], None]
-"""Called in the child with the job's payload, the path of its log and its environment variables."""
+"""Called in the child with the job's payload, the path of its log and all environment variables."""
 
 _SERVER = {
     # A pool of threads does not survive a fork; each job sets its own number.
@@ -58,7 +58,7 @@ class _Running:
 
 
 class PoolExecutor:
-    """An `Executor` of child processes. Each leads a session of its own: a terminal's Ctrl-C reaches the parent only."""
+    """An `Executor` of child processes, each in a session of its own: a terminal's Ctrl-C reaches the parent only."""
 
     def __init__(self, context: ForkServerContext | SpawnContext, target: Target, slots: int, devices: Devices) -> None:
         self.slots = slots
@@ -106,7 +106,8 @@ class PoolExecutor:
         while self._queue and len(self._running) < self.slots:
             job = self._queue.pop(0)
             devices = self._devices.take()
-            environment = job_environment(self._devices, devices, self.slots)
+            # The server may have begun elsewhere, with other variables.
+            environment = {**os.environ, **job_environment(self._devices, devices, self.slots), "PWD": os.getcwd()}
             process = self._context.Process(
                 target=self._target, args=(job.payload, str(job.log), environment), name=f"job {job.number}"
             )

@@ -51,8 +51,9 @@ class Lock:
         except BlockingIOError as error:
             holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
             self._close()
+            place = f"{self._key}={self._directory}"
             raise ConfigError(
-                f"{self._key}={self._directory}: is being written by {holder}; wait for it, or choose another {self._key}"
+                f"{place}: is being written by {holder}; wait for it, or choose another {self._key}"
             ) from error
         except OSError as error:
             # A file system without locks: nobody is kept out.

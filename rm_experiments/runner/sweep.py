@@ -144,7 +144,7 @@ class Sweep:
             return False
         if job.status == PRUNED:
             return False
-        if job.status == FAILED or (job.attempts and status == FAILED and job.status != RUNNING):
+        if job.status == FAILED:
             return self._base.launch.repeat_failed or job.was_killed
         return True
 
@@ -254,7 +254,7 @@ class Sweep:
 
     def _leave_failure(self, job: SweepJob, summary: dict[str, Any]) -> None:
         """A process that was killed could not write its own summary."""
-        if summary.get("status") != FAILED or job.exit_code is not None and job.exit_code < 0:
+        if summary.get("status") != FAILED or (job.exit_code or 0) < 0:
             path = self._file.run_dir(job.number) / SUMMARY_FILE
             write_json(path, {"steps": 0, **summary, "status": FAILED, "error": job.error})
 
@@ -309,4 +309,4 @@ def job_config(config: RunConfig, run_dir: Path) -> RunConfig:
 def _interval(summary: dict[str, Any]) -> tuple[float, float] | None:
     final = summary.get("final", {})
     bounds = final.get("eval_accuracy_ci_low"), final.get("eval_accuracy_ci_high")
-    return None if None in bounds else bounds  # type: ignore[return-value]
+    return None if None in bounds else bounds

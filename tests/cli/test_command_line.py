@@ -383,9 +383,9 @@ def test_the_exit_code_says_how_the_run_ended(cwd: Path, error: str, code: int, 
     program = f"""
 from rm_experiments.cli import train
 from rm_experiments.errors import DataError, TrainingError
-def run(config, sweep_dir=None):
+def run(config):
     raise {error}
-train._run_one = run
+train.run_one = run
 train.main()
 """
 
