@@ -91,8 +91,6 @@ def open_sweep(launcher: Any, config: DictConfig, base: RunConfig, stop: Any) ->
         ConfigError: for settings that do not go with it.
     """
     check_place(config)
-    if base.dry_run:
-        raise ConfigError("dry_run=true: looks at one run; leave --multirun out")
     executor = launcher.executor(base)
     return Sweep(Path(config.hydra.sweep.dir), executor, base, ["rm-train", *sys.argv[1:]], stop)
 
@@ -110,7 +108,25 @@ def check_place(config: DictConfig) -> None:
         raise ConfigError(f"hydra.sweep.subdir={subdir}: the directory of a job is its number; leave it out")
 
 
+def check_job(config: RunConfig) -> None:
+    """Refuse what a run may have and a job of a sweep may not.
+
+    Raises:
+        ConfigError: one line.
+    """
+    if config.dry_run:
+        raise ConfigError("dry_run=true: looks at one run; leave --multirun out")
+    if config.run_dir is not None:
+        raise ConfigError(
+            f"run_dir={config.run_dir}: each job of a sweep has its own; try hydra.sweep.dir={config.run_dir}"
+        )
+    if config.resume not in ("auto", "never"):
+        raise ConfigError(f"resume={config.resume}: goes on with one run; leave --multirun out")
+
+
 def _run_all(launcher: Any, config: DictConfig, jobs: list[list[str]], configs: list[RunConfig]) -> list[JobReturn]:
+    for one in configs:
+        check_job(one)
     base = configs[0]
     differing = swept_keys(jobs)
     with stop_on_signals() as stop, open_sweep(launcher, config, base, stop) as sweep:

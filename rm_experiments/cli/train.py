@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from rm_experiments.cli.application import one_line_errors
 from rm_experiments.cli.job import PROGRAM, leave_failure, run_one
-from rm_experiments.cli.sweep import WARM_MODULE, check_place, exit_codes
+from rm_experiments.cli.sweep import WARM_MODULE, check_job, check_place, exit_codes
 from rm_experiments.config.compose import from_plain, register_schema, to_run_config
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.schema import FOR_SWEEPS, LaunchConfig, RunConfig
@@ -71,7 +71,9 @@ def _refuse_settings_of_sweeps(config: RunConfig) -> None:
 
 def _sweep_job(composed: DictConfig, job_dir: Path, sweep_dir: Path) -> float:
     """A job in this process: what is wrong with one leaves the others alone. Returns `objective` for the sweeper."""
-    config = job_config(to_run_config(composed), job_dir)
+    config = to_run_config(composed)
+    check_job(config)
+    config = job_config(config, job_dir)
     try:
         outcome = run_one(config, sweep_dir)
     except Exception as error:

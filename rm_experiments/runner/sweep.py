@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rm_experiments import errors
 from rm_experiments.config.changes import config_hash
 from rm_experiments.config.compose import to_plain
 from rm_experiments.config.schema import FOR_SWEEPS, LaunchConfig, RunConfig
-from rm_experiments.errors import ConfigError
 from rm_experiments.launch.jobs import Ended, Executor, Job
 from rm_experiments.launch.signals import StopRequest
 from rm_experiments.reporting.sweep_table import JobView, SweepTable
@@ -116,10 +116,6 @@ class Sweep:
         Returns:
             Its number: that of the job with this config, if there was one.
         """
-        if config.run_dir is not None:
-            raise ConfigError(
-                f"run_dir={config.run_dir}: each job of a sweep has its own; try hydra.sweep.dir={config.run_dir}"
-            )
         overrides = [one for one in overrides if one.partition("=")[0].lstrip("+") not in _OF_THE_SWEEP]
         identity = config_hash(config)
         job = self._file.find(identity) or self._file.add(identity, overrides, swept)
@@ -239,7 +235,9 @@ class Sweep:
             return ended.reason
         if ended.exit_code >= 0:
             said = summary.get("error") or self._last_line(ended.number) or f"exit code {ended.exit_code}"
-            return str(said).partition(": ")[2] if str(said).startswith(("ConfigError: ", "DataError: ")) else str(said)
+            kind, _, rest = str(said).partition(": ")
+            # Our own messages need no class in front.
+            return rest if hasattr(errors, kind) else str(said)
         with contextlib.suppress(ValueError):
             name = signal.Signals(-ended.exit_code).name
             guess = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
@@ -256,6 +254,7 @@ class Sweep:
         """A process that was killed could not write its own summary."""
         if summary.get("status") != FAILED or (job.exit_code or 0) < 0:
             path = self._file.run_dir(job.number) / SUMMARY_FILE
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {"steps": 0, **summary, "status": FAILED, "error": job.error})
 
     def _read_result(self, job: SweepJob) -> None:
@@ -294,6 +293,9 @@ class Sweep:
         if self._stop.asked:
             self.table.interrupted(len([one for one in self.jobs.values() if one.status not in (FINISHED, PRUNED)]))
             return self._stop.exit_code
+        if any(one.status == INTERRUPTED for one in views):
+            # By a time limit of its own.
+            return 143
         return int(any(one.status == FAILED for one in views))
 
 

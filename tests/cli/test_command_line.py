@@ -322,8 +322,8 @@ def test_a_refused_job_says_so_in_its_directory(sweep: Sweep) -> None:
         "steps": 0,
         "error": "DataError: data.train=gone.jsonl: no such file; did you mean data.train=good.jsonl?",
     }
-    assert [path.name for path in (sweep.path / "0").iterdir()] == ["summary.json"]
-    assert "rm-train: job 0 failed: data.train=gone.jsonl: no such file" in sweep.done.stderr
+    assert sorted(path.name for path in (sweep.path / "0").iterdir()) == ["job.log", "summary.json"]
+    assert "job 0 failed: data.train=gone.jsonl: no such file" in sweep.done.stderr
     assert "Traceback" not in sweep.done.stderr
 
 

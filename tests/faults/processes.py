@@ -82,6 +82,9 @@ class Child:
         code = self._wait(seconds)
         took = time.monotonic() - self.started
         if code is None:
+            # It dies of this and says where it was: faulthandler is on in all of them.
+            self.send(signal.SIGABRT)
+            self._wait(5.0)
             self.end()
             raise Lost(f"process {self.pid} was still running after {seconds:.0f} s; it said: {self.stderr[-300:]}")
         texts = (one.read_text(encoding="utf-8", errors="replace") for one in (self._out, self._err))

@@ -50,5 +50,6 @@ def environment(cache: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "NETRC": "/nonexistent",
+        "PYTHONFAULTHANDLER": "1",
         "XDG_CACHE_HOME": str(cache),
     }
