@@ -41,7 +41,7 @@ class SweepJob:
     @property
     def title(self) -> str:
         """What makes it different, in short."""
-        return " ".join(self.swept) or "(no override varies)"
+        return " ".join(self.swept) or "no override varies"
 
     @property
     def was_killed(self) -> bool:

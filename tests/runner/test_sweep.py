@@ -109,12 +109,10 @@ def test_jobs_get_numbers_and_directories_and_leave_their_results(
     code, found = run(tmp_path / "s", executor, [configs[3], configs[1]], concurrent_runs=2)
 
     assert code == 0
-    assert [(row["status"], row["objective"], row["steps"], row["exit_code"], row["attempts"]) for row in found.values()] == [
-        ("finished", 0.53, 20, 0, 1), ("finished", 0.51, 20, 0, 1),
-    ]  # fmt: skip
-    assert [row["overrides"] for row in found.values()] == [
-        ["seed=3", "train.max_steps=20"],
-        ["seed=1", "train.max_steps=20"],
+    keys = ("status", "objective", "steps", "exit_code", "attempts", "overrides")
+    assert [[row[key] for key in keys] for row in found.values()] == [
+        ["finished", 0.53, 20, 0, 1, ["seed=3", "train.max_steps=20"]],
+        ["finished", 0.51, 20, 0, 1, ["seed=1", "train.max_steps=20"]],
     ]
     first = executor.ran[0]
     assert (first.run_dir, first.log) == (tmp_path / "s" / "0", tmp_path / "s" / "0" / "job.log")
@@ -230,9 +228,7 @@ def test_a_stop_reaches_all_jobs_and_the_rest_is_left_for_later(tmp_path: Path, 
     assert seeds(executor) == [2, 3]
 
 
-def test_a_job_that_was_running_when_the_sweep_was_killed_goes_on(
-    tmp_path: Path, configs: dict[int, RunConfig]
-) -> None:
+def test_a_job_that_ran_when_the_sweep_was_killed_goes_on(tmp_path: Path, configs: dict[int, RunConfig]) -> None:
     run(tmp_path, Scripted(finishes()), [configs[0], configs[1]])
     values = json.loads((tmp_path / "sweep.json").read_text())
     values["jobs"][1]["status"] = "running"
