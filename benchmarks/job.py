@@ -118,7 +118,7 @@ class Job:
         )
 
     def ours(self, runs: int) -> Row:
-        """`rm-train`, or a sweep of it in one process."""
+        """`rm-train`, or a sweep of it, one job after the other."""
         fresh = self._fresh()
         options = [
             "model=pretrained", f"model.name_or_path={self._directory / 'model'}", "data=local",
@@ -130,7 +130,7 @@ class Job:
         where = f"run_dir={fresh / 'run'}"
         if runs > 1:
             seeds = ",".join(map(str, range(runs)))
-            options = ["--multirun", f"seed={seeds}", *options]
+            options = ["--multirun", f"seed={seeds}", "launch.concurrent_runs=1", *options]
             where = f"hydra.sweep.dir={fresh / 'run'}"
         row = run_command([sys.executable, "-m", "rm_experiments", *options, where], self._environment)
         models = list((fresh / "run").rglob("final/model.safetensors"))

@@ -6,6 +6,7 @@ keeps what one does to its process (settings of the allocator, caches, fragmenta
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -132,6 +133,7 @@ def run_command(
     Raises:
         SystemExit: when it ends with another code; what it said is shown.
     """
+    _adopt_orphans()
     with tempfile.TemporaryFile("w+") as said:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -145,11 +147,28 @@ def run_command(
         if process.returncode is None:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-            row = {"cpu": usage.ru_utime + usage.ru_stime, "wall": time.perf_counter() - start}
+            wall = time.perf_counter() - start
+            row = {"cpu": usage.ru_utime + usage.ru_stime + _of_orphans(), "wall": wall}
         if process.returncode != code or (until is not None and reached is None):
             said.seek(0)
             raise SystemExit(f"{' '.join(command)} ended with code {process.returncode}\n{said.read()[-3000:]}")
     return row if reached is None else {"cpu": float("nan"), "wall": reached}
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what a command leaves behind (prctl(2), PR_SET_CHILD_SUBREAPER): its CPU time counts."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def _of_orphans() -> float:
+    """CPU seconds of processes that the command did not wait for itself, the server of a sweep, say, once they end."""
+    seconds = 0.0
+    while True:
+        try:
+            _, _, usage = os.wait3(0)
+        except ChildProcessError:
+            return seconds
+        seconds += usage.ru_utime + usage.ru_stime
 
 
 def median(rows: Iterable[Row], key: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ class SweepTable:
     def ended(self, view: JobView) -> None:
         """A job has ended."""
         if view.status == "failed":
-            self._line(f"job {view.number} failed: {view.error}  (log: {view.log})")
+            # At length at the end, with all others.
+            self._line(f"job {view.number} failed: {textwrap.shorten(str(view.error), 100, placeholder=' ...')}")
         elif self._live is None and view.status == "pruned":
             self._line(f"job {view.number} pruned: {view.error}")
         elif self._live is None and view.status != "queued":

@@ -41,7 +41,7 @@ class SweepJob:
     @property
     def title(self) -> str:
         """What makes it different, in short."""
-        return " ".join(self.swept) or "no override varies"
+        return short_overrides(self.swept) or "no override varies"
 
     @property
     def was_killed(self) -> bool:
@@ -98,6 +98,14 @@ class SweepFile:
     def _strangers(self) -> list[str]:
         own = {"multirun.yaml", ".lock", f".{SWEEP_FILE}.partial", "wandb"}
         return sorted(one.name for one in self.directory.iterdir() if one.name not in own)
+
+
+def short_overrides(overrides: list[str]) -> str:
+    """`lr=0.001 seed=0`: the last part of each key, or all of it where that is not enough."""
+    keys = [one.partition("=")[0].lstrip("+~") for one in overrides]
+    ends = [key.rpartition(".")[2] for key in keys]
+    names = [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+    return " ".join(f"{name}={one.partition('=')[2]}" for name, one in zip(names, overrides, strict=True))
 
 
 def now() -> str:

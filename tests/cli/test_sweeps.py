@@ -101,7 +101,7 @@ def test_the_rest_goes_on_and_the_command_again_does_what_is_missing(
     error = rows(tmp_path)[1]["error"]
     assert error.startswith("step 2, rank 0: ")
     assert "2 failed, 2 finished: grid" in out
-    assert f"job 1 failed (seed=0 optimizer.lr=1e+30): {error}" in out
+    assert f"job 1 failed (seed=0 lr=1e+30): {error}" in out
     assert "Traceback" not in out + err
     # What a job says is in its own log, which ends as the run alone would have.
     assert (tmp_path / "grid" / "1" / "job.log").read_text().splitlines()[-1] == f"rm-train: the run failed: {error}"
