@@ -25,8 +25,11 @@ from rm_experiments.runner.run_dir import SUMMARY_FILE, RunDir, read_object, wri
 PROGRAM = "rm-train"
 
 
-def run_one(config: RunConfig, sweep_dir: Path | None = None) -> dict[str, Any]:
+def run_one(config: RunConfig, sweep_dir: Path | None = None, *, tell_ranks: bool = False) -> dict[str, Any]:
     """Run in this process, on the ranks it belongs to, or on ranks that are started for it.
+
+    Args:
+        tell_ranks: whether the other ranks wait to be told the config.
 
     Returns:
         status, metrics and exit_code.
@@ -39,10 +42,9 @@ def run_one(config: RunConfig, sweep_dir: Path | None = None) -> dict[str, Any]:
     if config.run_dir is not None and ranks.rank() == 0:
         # Once more when the directory is claimed; here, before anything slow is imported.
         check_lock(RunDir(config).path)
-    if ranks.world_size() > 1:
-        if ranks.rank() == 0:
-            ranks.share(to_plain(config))
-    elif config.launch.name == "accelerate":
+    if tell_ranks:
+        ranks.share(to_plain(config))
+    if config.launch.name == "accelerate" and ranks.world_size() == 1:
         return run_on_ranks(config, sweep_dir)
     import_without_collector()
     raise_if_signalled()

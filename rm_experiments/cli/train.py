@@ -56,7 +56,7 @@ def _job(composed: DictConfig) -> float | None:
     with one_line_errors(PROGRAM, sys.argv[1:]):
         config = to_run_config(composed)
         _refuse_settings_of_sweeps(config)
-        _finish(run_one(config))
+        _finish(run_one(config, tell_ranks=ranks.world_size() > 1))
     return None
 
 

@@ -41,6 +41,9 @@ def check_launcher() -> None:
         )
 
 
+_stores: list[Any] = []
+
+
 def share(values: Any | None) -> Any:
     """Send plain values from rank 0 to all ranks.
 
@@ -51,6 +54,9 @@ def share(values: Any | None) -> Any:
     from torch.distributed.rendezvous import rendezvous
 
     store, number, _ = next(iter(rendezvous("env://")))
+    # Without a launcher it is rank 0 that serves it, until it is forgotten: too early for a rank that asks late, and
+    # for the process group, which meets at the same port.
+    _stores.append(store)
     store = PrefixStore("rm_experiments", store)
     if number == 0:
         store.set("config", json.dumps(values))

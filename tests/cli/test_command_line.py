@@ -383,7 +383,7 @@ def test_the_exit_code_says_how_the_run_ended(cwd: Path, error: str, code: int, 
     program = f"""
 from rm_experiments.cli import train
 from rm_experiments.errors import DataError, TrainingError
-def run(config):
+def run(config, tell_ranks):
     raise {error}
 train.run_one = run
 train.main()

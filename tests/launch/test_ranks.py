@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 
 from rm_experiments.errors import ConfigError
@@ -35,3 +40,40 @@ def test_one_process_where_several_were_asked_for_is_refused(
 
 def test_one_process_has_the_largest_number() -> None:
     assert ranks.largest(3) == 3
+
+
+_MEET = """
+import time
+import torch, torch.distributed
+from rm_experiments.launch import ranks
+if ranks.rank():
+    inner = torch.distributed.PrefixStore
+    def late(*arguments):
+        time.sleep(1.0)
+        return inner(*arguments)
+    torch.distributed.PrefixStore = late
+told = ranks.share(None if ranks.rank() else {"lr": 0.5})
+torch.distributed.init_process_group("gloo")
+box = torch.tensor(ranks.rank() + 1.0)
+torch.distributed.all_reduce(box)
+print(told, box.item())
+ranks.leave()
+"""
+
+
+def test_a_rank_that_asks_late_is_told_without_a_launcher() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = [
+        subprocess.Popen([sys.executable, "-c", _MEET], env={**shared, "RANK": rank}, stdout=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    try:
+        said = [child.communicate(timeout=120)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+
+    assert said == ["{'lr': 0.5} 3.0\n"] * 2
