@@ -9,6 +9,9 @@ from rm_experiments.errors import ConfigError
 
 WHOLE, POSITIVE = "a whole number of at least 1", "a finite number above 0"
 
+PROFILE_WARM_UP = 2
+"""Steps before those that `train.profile_steps` records: caches fill, kernels are chosen, memory is reserved."""
+
 
 def refuse(key: str, value: object, allowed: str, remedy: str | None = None) -> ConfigError:
     """`KEY=VALUE: what is allowed; try REMEDY`."""
@@ -62,6 +65,17 @@ def open_share(x: float) -> bool:
 def not_negative(x: float) -> bool:
     """Finite and at least 0."""
     return x >= 0 and math.isfinite(x)
+
+
+def check_profile(profile_steps: int | None, max_steps: int) -> None:
+    """Refuse to profile more steps than a run has."""
+    if profile_steps is not None and profile_steps + PROFILE_WARM_UP > max_steps:
+        most = max_steps - PROFILE_WARM_UP
+        raise refuse(
+            "train.profile_steps", profile_steps,
+            f"the run has {max_steps} steps, of which {PROFILE_WARM_UP} warm up",
+            f"train.profile_steps={most if most >= 1 else 'null'}",
+        )  # fmt: skip
 
 
 def check_source(key: str, value: object, what: str = "a file, a glob, a Hub id with split") -> None:

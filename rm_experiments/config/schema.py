@@ -219,6 +219,9 @@ class TrainConfig:
     max_hours: float | None = None
     """Save and stop in time for this command to take no longer, with exit code 143; the same command goes on. Null:
     off. The end of a job under SLURM counts in any case."""
+    profile_steps: int | None = None
+    """Record so many optimizer steps, after 2 that warm up, with torch.profiler: `profile/operators.txt` and a trace in
+    the run's directory. Does not change the result. Null: off, at no cost."""
     hang_seconds: float | None = None
     """End a run that makes no progress for this long, with the stacks of all processes and exit code 124. Null: a
     minute, or 10 times what a forward and backward pass takes; at least 10 minutes before the first one."""

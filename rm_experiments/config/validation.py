@@ -9,11 +9,13 @@ from typing import Any
 from rm_experiments.config.data_validation import check_data, data_numbers
 from rm_experiments.config.rules import (
     POSITIVE,
+    PROFILE_WARM_UP,
     WHOLE,
     at_least_one,
     below_half,
     below_one,
     budget,
+    check_profile,
     check_source,
     evaluates,
     not_negative,
@@ -141,6 +143,7 @@ def _numbers(config: RunConfig) -> Iterator[tuple[str, Any, Callable[[Any], bool
     yield "train.max_grad_norm", train.max_grad_norm, positive, pos + ", or null"
     yield "train.log_every_steps", train.log_every_steps, at_least_one, whole
     yield "train.early_stopping_patience", train.early_stopping_patience, at_least_one, whole + ", or null"
+    yield "train.profile_steps", train.profile_steps, at_least_one, whole + ", or null"
     yield "train.max_hours", train.max_hours, positive, pos + ", or null"
     yield "train.hang_seconds", train.hang_seconds, positive, pos + ", or null"
     yield "eval.every_steps", evaluation.every_steps, at_least_one, whole + ", or null"
@@ -219,6 +222,8 @@ def _layout(config: RunConfig) -> None:
 
 def _lengths_of_run(config: RunConfig) -> None:
     train, scheduler = config.train, config.scheduler
+    if train.max_steps is not None:
+        check_profile(train.profile_steps, train.max_steps)
     if train.precision is Precision.fp16 and train.device is Device.cpu:
         raise refuse("train.precision", "fp16", "is not possible with train.device=cpu", "train.precision=bf16")
     if scheduler.warmup_steps is not None and scheduler.warmup_ratio > 0:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rm_experiments.config.changes import allowed_changes
 from rm_experiments.config.compose import load_config_yaml, to_plain
-from rm_experiments.config.rules import evaluates
+from rm_experiments.config.rules import check_profile, evaluates
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError
 from rm_experiments.evaluation.schedule import evaluation_steps
@@ -37,6 +37,7 @@ def check_resumed(config: RunConfig, run_dir: RunDir, checkpoint: Path) -> list[
 
 def check_steps(config: RunConfig, trainer: Trainer, resume_from: Path | None) -> None:
     """What can be refused only when the number of steps is known."""
+    check_profile(config.train.profile_steps, trainer.max_steps)
     if evaluates(config) and not evaluation_steps(config.eval, trainer.max_steps, trainer.plan.steps_per_epoch):
         raise ConfigError(
             f"eval: no evaluation falls into the run's {trainer.max_steps} steps; try eval.at_end=true, or eval=none"

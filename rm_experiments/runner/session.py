@@ -28,6 +28,7 @@ from rm_experiments.reporting.tracking import NoTracker, Tracker
 from rm_experiments.runner.alarms import Alarms
 from rm_experiments.runner.artifacts import Artifacts
 from rm_experiments.runner.pair_texts import most_wrong, write_texts
+from rm_experiments.runner.profiling import StepProfiler
 from rm_experiments.runner.resuming import Beginning
 from rm_experiments.runner.run_dir import finite
 from rm_experiments.runner.saving import Saver, checkpoint_size
@@ -81,6 +82,8 @@ class Session:
         self._unflushed: set[Path] = set()
         """Files and directories that a checkpoint presupposes."""
         self._alarms = Alarms()
+        steps, accelerator = config.train.profile_steps, trainer.accelerator
+        self._profiler = StepProfiler(steps, artifacts.run_dir.path, accelerator, watchdog, console.info)
 
     @property
     def step(self) -> int:
@@ -147,12 +150,14 @@ class Session:
                     self._agree_on_signal()
                     self._settle()
                     return "interrupted"
-                if self.trainer.step():
+                if self._profiler.watch(self.trainer.step, self.step + 1):
                     self._after_step()
+            self._profiler.finish()
             self._settle()
         except NonFiniteError as error:
             raise TrainingError(f"{error}{self._keep_batch(error)}") from error
         finally:
+            self._profiler.stop()
             with self.watchdog.paused():
                 self._saver.close()
             self.console.stop()
