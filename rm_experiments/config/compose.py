@@ -316,6 +316,8 @@ def compose_run_config(overrides: list[str]) -> RunConfig:
 def sweep_combinations(overrides: list[str]) -> list[list[str]]:
     """The command lines of a grid's jobs: what is typed, and what `sweep=...` adds; without Hydra's own settings.
 
+    `sweep=...` stays in them, as it does when Hydra runs the jobs: such a file may set more than the grid.
+
     Raises:
         HydraException: when an override cannot be read or the config not composed.
     """
@@ -326,7 +328,5 @@ def sweep_combinations(overrides: list[str]) -> list[list[str]]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         settings = hydra_compose("train", fixed, return_hydra_config=True).hydra.sweeper
     added = parser.parse_overrides([f"{key}={value}" for key, value in (settings.get("params") or {}).items()])
-    # A job's own command line need not start the sweep again.
-    typed = [one for one in typed if one.key_or_group != "sweep"]
     batches = BasicSweeper.split_arguments([*added, *typed], max_batch_size=None)
     return [list(job) for batch in batches for job in batch]

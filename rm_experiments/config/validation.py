@@ -9,7 +9,6 @@ from typing import Any
 from rm_experiments.config.data_validation import check_data, data_numbers
 from rm_experiments.config.rules import (
     POSITIVE,
-    PROFILE_WARM_UP,
     WHOLE,
     at_least_one,
     below_half,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,8 @@ class StepProfiler:
         """Numbers of the steps."""
         self._seconds = 0.0
         self._profile: profile | None = None
+        self._between = False
+        """Whether a step is over that the profiler takes to go on."""
 
     def watch(self, step: Callable[[], bool], number: int) -> bool:
         """Take a step.
@@ -53,7 +56,7 @@ class StepProfiler:
         """
         if not self._left:
             return step()
-        self._start()
+        self._go_on()
         begun = self._now()
         if not step():
             return False
@@ -61,10 +64,9 @@ class StepProfiler:
             self._recorded.append(number)
             self._seconds += self._now() - begun
         self._left -= 1
+        self._between = True
         if not self._left:
             self._write()
-        elif self._profile is not None:
-            self._profile.step()
         return True
 
     def finish(self) -> None:
@@ -80,12 +82,17 @@ class StepProfiler:
         if watched is not None:
             watched.stop()
 
-    def _start(self) -> None:
+    def _go_on(self) -> None:
         if self._profile is None and self._accelerator.is_main_process:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._cuda else [])]
+            # Its library would write lines for its own developers to stderr.
+            os.environ.setdefault("KINETO_LOG_LEVEL", "6")
             plan = schedule(wait=0, warmup=PROFILE_WARM_UP, active=self._active, repeat=1)
             self._profile = profile(activities=activities, schedule=plan)
             self._profile.start()
+        elif self._profile is not None and self._between:
+            self._profile.step()
+        self._between = False
 
     def _write(self) -> None:
         """On every process: the others wait for the main one, which may take a while."""

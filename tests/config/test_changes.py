@@ -42,7 +42,13 @@ def test_a_setting_that_decides_the_result_is_refused(
 
 @pytest.mark.parametrize(
     "override",
-    ["train.micro_batch_tokens=64", "train.max_hours=2", "train.hang_seconds=9", "checkpoint.keep_last=5"],
+    [
+        "train.micro_batch_tokens=64",
+        "train.max_hours=2",
+        "train.profile_steps=3",
+        "train.hang_seconds=9",
+        "checkpoint.keep_last=5",
+    ],
 )
 def test_where_and_how_it_computes_is_free(compose: Compose, before: dict[str, Any], override: str) -> None:
     assert allowed_changes(before, compose("optimizer.lr=1e-3", "train.max_steps=10", override), "the run") == []

@@ -14,9 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.types import RunMode
 
 from rm_experiments import compose
 from rm_experiments.config import data_schema, schema, validation
@@ -24,7 +21,6 @@ from rm_experiments.config.compose import (
     config_yaml,
     from_plain,
     load_config_yaml,
-    register_schema,
     schema_keys,
     to_plain,
 )
@@ -120,18 +116,6 @@ def test_every_option_composes_to_a_valid_config_that_holds_its_values(name: str
         for part in key.split("."):
             found = found[part]
         assert found == value, key
-
-
-@pytest.mark.parametrize("name", SWEEPS)
-def test_every_sweep_composes_to_a_grid_over_keys_of_the_schema(name: str) -> None:
-    register_schema()
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = hydra_compose("train", choose(name), return_hydra_config=True)
-
-    assert composed.hydra.mode is RunMode.MULTIRUN
-    assert composed.hydra.sweeper.params
-    assert set(composed.hydra.sweeper.params) <= set(schema_keys())
 
 
 def test_bare_config_is_the_tiny_model_on_the_sandbox_with_wandb() -> None:

@@ -15,7 +15,10 @@ from rm_experiments.config.schema import Mode, RunConfig
 from rm_experiments.config.validation import check
 from rm_experiments.errors import ConfigError
 
-MODELS = "llama3_2_1b, modernbert_base, pretrained, pythia_70m, qwen2_5_0_5b, qwen3_0_6b, smollm2_135m, tiny"
+MODELS = (
+    "llama3_1_8b, llama3_2_1b, llama3_2_3b, modernbert_base, pretrained, pythia_70m, qwen2_5_0_5b, qwen2_5_1_5b, "
+    "qwen2_5_7b, qwen3_0_6b, smollm2_135m, tiny"
+)
 NOT_INT = "of type 'str' could not be converted to Integer"
 SOURCE = "must be a file, a glob, a Hub id with split, or a list of them"
 
@@ -38,7 +41,7 @@ AT_COMPOSITION: dict[str, str] = {
     "eval=step":
         "eval=step: allowed are default, epochs, log_spaced, none, start_end, steps; did you mean eval=steps?",
     "launch=slurm": "launch=slurm: allowed are accelerate, inline",
-    "debug=onestep": "debug=onestep: allowed are one_step, overfit; did you mean debug=one_step?",
+    "debug=onestep": "debug=onestep: allowed are one_step, overfit, profile; did you mean debug=one_step?",
     # Values of another type.
     "seed=abc": f"seed: Value 'abc' {NOT_INT}",
     "seed=1.5": "seed: Value '1.5' of type 'float' could not be converted to Integer",
@@ -127,6 +130,11 @@ BY_RULE: dict[str, str] = {
     "train.max_grad_norm=0.0": f"train.max_grad_norm=0.0: {POSITIVE}, or null",
     "train.max_grad_norm=inf": f"train.max_grad_norm=inf: {POSITIVE}, or null",
     "train.log_every_steps=0": f"train.log_every_steps=0: {WHOLE}",
+    "train.profile_steps=0": f"train.profile_steps=0: {WHOLE}, or null",
+    "train.profile_steps=5 train.max_steps=6":
+        "train.profile_steps=5: the run has 6 steps, of which 2 warm up; try train.profile_steps=4",
+    "debug=one_step train.profile_steps=1":
+        "train.profile_steps=1: the run has 1 steps, of which 2 warm up; try train.profile_steps=null",
     "train.early_stopping_patience=0": f"train.early_stopping_patience=0: {WHOLE}, or null",
     "eval.every_steps=0": f"eval.every_steps=0: {WHOLE}, or null",
     "eval.every_fraction=0.0": "eval.every_fraction=0.0: must be above 0 to 1, or null",
