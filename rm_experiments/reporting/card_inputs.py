@@ -62,6 +62,7 @@ class CardInputs:
     history: Sequence[Mapping[str, Any]] = ()  # the parsed lines of metrics.jsonl
     plots: list[Path] = field(default_factory=list)
     command: list[str] | str
+    in_sweep: bool = False  # whether that command started several runs
     config_yaml: str
     environment: Mapping[str, Any] = field(default_factory=dict)
     findings: Sequence[Mapping[str, Any]] | None = None  # `sanity` of summary.json; None: not looked for yet

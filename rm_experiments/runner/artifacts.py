@@ -27,6 +27,7 @@ from rm_experiments.modeling.directory import copied_weights, save_model
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import DTYPES, BuiltModel
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
+from rm_experiments.runner.command import is_sweep
 from rm_experiments.runner.environment import git_commit, hardware, versions
 from rm_experiments.runner.prepare import Prepared
 from rm_experiments.runner.run_dir import CONFIG_FILE, METRICS_FILE, MetricsLog, RunDir, write_text
@@ -171,7 +172,8 @@ class Artifacts:
             bos_token=first_token(tokenizer),
             eos_token=last_token(tokenizer),
             pad_token=str(tokenizer.pad_token),
-            command=_command(self.run_dir),
+            command=(command := _command(self.run_dir)),
+            in_sweep=is_sweep(command),
             config_yaml=config_yaml(config),
             environment={**versions(), "git_commit": git_commit(), **hardware()},
             wandb_url=self.wandb_url,

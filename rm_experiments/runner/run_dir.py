@@ -7,7 +7,6 @@ import datetime
 import json
 import os
 import shutil
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rm_experiments.config.changes import allowed_changes, shown
 from rm_experiments.config.compose import config_yaml, load_config_yaml, to_plain
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.runner.command import repeat_command, typed_command
 from rm_experiments.runner.environment import environment
 from rm_experiments.runner.lock import LOCK_FILE, Lock
 from rm_experiments.training.checkpoints import remove
@@ -109,12 +109,13 @@ class RunDir:
         # Of an attempt that failed, or was killed.
         for path in (self.path / "error.txt", self.path / "hang", *self.path.glob(".*.partial")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        current = environment(["rm-train", *sys.argv[1:]])
+        current = environment(typed_command())
         changes = [*self.changes, *self.branch]
         current |= {"changes": changes} if changes else {}
         before = read_object(self.path / ENVIRONMENT_FILE) if self.exists else {}
         if before:
             current = {**before, "continued": [*before.get("continued", []), current]}
+        current["repeat"] = repeat_command(str(self.path))
         current["run_id"] = self.run_id
         # Before the settings: once those are there, nothing is different any more, and what was would be lost.
         write_json(self.path / ENVIRONMENT_FILE, current)

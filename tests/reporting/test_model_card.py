@@ -296,6 +296,14 @@ def test_command_and_config_are_exact() -> None:
     assert code_block(render_model_card(card(command="rm-train a=b")), "bash") == "rm-train a=b\n"
 
 
+@pytest.mark.parametrize("in_sweep", [False, True])
+def test_the_card_says_how_to_repeat_the_run(in_sweep: bool) -> None:
+    text = render_model_card(card(in_sweep=in_sweep))
+
+    assert "repeats the run: `rm-train --config-dir DIRECTORY --config-name config`." in text
+    assert ("It started several runs, of which this is one." in text) is in_sweep
+
+
 def test_environment_and_reload_check() -> None:
     text = render_model_card(card())
     assert table_after(text, "What")[2:] == ["| torch | 2.13.0 |", "| gpus | A, B |"]
