@@ -265,7 +265,7 @@ def _provenance(card: CardInputs) -> str:
         "## Exact command",
         fence(command, "bash"),
         ("It started several runs, of which this is one. " if card.in_sweep else "")
-        + "The `config.yaml` in this directory repeats the run: `rm-train --config-dir DIRECTORY --config-name config`.",
+        + "This directory's `config.yaml` repeats the run: `rm-train --config-dir DIRECTORY --config-name config`.",
         f"<details><summary>The whole config</summary>\n\n{config}\n\n</details>",
         "## Environment",
         table(["What", "Value"], rows, left=2) if rows else "Not recorded.",
