@@ -85,7 +85,10 @@ def _look(session: Session, pairs: TokenizedPairs) -> None:
     """Look for what is off: in the model that is handed over, its records and what was logged on the way."""
     artifacts = session.artifacts
     main = artifacts.accelerator.is_main_process
-    probe = swapped_probe(pairs, session.measure, artifacts.precision)
+    # Weights of 16 bits round as much as arithmetic of 16 bits.
+    narrow = any(one.dtype is torch.bfloat16 for one in artifacts.built.reward_model.parameters())
+    precision = "bf16" if narrow and artifacts.precision == "fp32" else artifacts.precision
+    probe = swapped_probe(pairs, session.measure, precision)
     splits = artifacts.prepared.splits.evaluation
     best = {name: split.counts.get("best_achievable", {}) for name, split in splits.items()}
     session.findings = findings(

@@ -133,7 +133,7 @@ BY_RULE: dict[str, str] = {
     "train.profile_steps=0": f"train.profile_steps=0: {WHOLE}, or null",
     "train.profile_steps=5 train.max_steps=6":
         "train.profile_steps=5: the run has 6 steps, of which 2 warm up; try train.profile_steps=4",
-    "debug=one_step train.profile_steps=1":
+    "train.profile_steps=1 train.max_steps=1":
         "train.profile_steps=1: the run has 1 steps, of which 2 warm up; try train.profile_steps=null",
     "train.early_stopping_patience=0": f"train.early_stopping_patience=0: {WHOLE}, or null",
     "eval.every_steps=0": f"eval.every_steps=0: {WHOLE}, or null",

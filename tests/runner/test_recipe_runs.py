@@ -60,3 +60,19 @@ def test_debug_overfit_learns_its_pairs_by_heart(compose: Callable[..., RunConfi
     losses = [line["train_loss"] for line in lines if line["kind"] == "train"]
     assert losses[0] > 0.5
     assert losses[-1] < 0.01
+
+
+def test_adapters_on_a_base_model_of_16_bits_raise_no_false_alarm(
+    compose: Callable[..., RunConfig], trained_run: Path, tmp_path: Path
+) -> None:
+    """As the recipes with adapters have it. Rounding differs with the neighbours in a forward pass."""
+    pytest.importorskip("peft")
+    base = ("model=pretrained", f"model.name_or_path={trained_run / 'final'}", "model.dtype=bfloat16")
+    config = compose(
+        *base, "adapter=lora", "adapter.rank=2", "train.max_steps=2", "eval=start_end", "data.sandbox.num_eval_pairs=32"
+    )
+    config.run_dir = str(tmp_path / "run")
+    assert rm_experiments.train(config).status == "finished"
+
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert [one for one in summary["sanity"] if one["severity"] == "serious"] == []
