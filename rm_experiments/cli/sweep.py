@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -16,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from rm_experiments.cli.job import count_gpus, in_child
-from rm_experiments.config.grid import JobComposer, swept_keys
+from rm_experiments.config.grid import JobComposer, combinations, swept_keys
 from rm_experiments.config.schema import Device, RunConfig
 from rm_experiments.errors import ConfigError, UserError
 from rm_experiments.launch import ranks
@@ -55,11 +54,7 @@ def run_grid(
     launcher: Launcher, loader: ConfigLoader, config: DictConfig, params: Mapping[str, str], arguments: list[str]
 ) -> list[JobReturn]:
     """Compose and check every combination, then run them all."""
-    parser = OverridesParser.create(config_loader=loader)
-    typed = [f"{key}={value}" for key, value in params.items()] + arguments
-    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(typed), max_batch_size=None)
-    # A job's own command line need not start the sweep again.
-    jobs = [[one for one in job if not one.startswith("sweep=")] for job in map(list, jobs)]
+    jobs = combinations(OverridesParser.create(config_loader=loader), params, arguments)
     composer = JobComposer(loader, config)
     configs = [composer.compose(job) for job in jobs]
     if not hasattr(launcher, "executor"):

@@ -42,7 +42,8 @@ def _warm_up_for_sweep(arguments: list[str]) -> None:
     """Let the server of the jobs import while this process composes and checks them."""
     parsed = get_args_parser().parse_args(arguments)
     other = any(one.startswith(("hydra/launcher=", "hydra.launcher=")) for one in parsed.overrides)
-    if parsed.multirun and not (parsed.cfg or parsed.help or parsed.info or other) and ranks.world_size() == 1:
+    sweeps = parsed.multirun or any(one.startswith("sweep=") and one != "sweep=null" for one in parsed.overrides)
+    if sweeps and not (parsed.cfg or parsed.help or parsed.info or other) and ranks.world_size() == 1:
         warm_up(WARM_MODULE)
 
 

@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -311,22 +309,3 @@ def compose_run_config(overrides: list[str]) -> RunConfig:
         except AssertionError as error:
             raise ConfigError(null_section(overrides, error)) from error
     return to_run_config(composed)
-
-
-def sweep_combinations(overrides: list[str]) -> list[list[str]]:
-    """The command lines of a grid's jobs: what is typed, and what `sweep=...` adds; without Hydra's own settings.
-
-    `sweep=...` stays in them, as it does when Hydra runs the jobs: such a file may set more than the grid.
-
-    Raises:
-        HydraException: when an override cannot be read or the config not composed.
-    """
-    parser = OverridesParser.create()
-    typed = [one for one in parser.parse_overrides(overrides) if not (one.key_or_group or "").startswith("hydra.")]
-    fixed = [str(one.input_line) for one in typed if not one.is_sweep_override()]
-    register_schema()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        settings = hydra_compose("train", fixed, return_hydra_config=True).hydra.sweeper
-    added = parser.parse_overrides([f"{key}={value}" for key, value in (settings.get("params") or {}).items()])
-    batches = BasicSweeper.split_arguments([*added, *typed], max_batch_size=None)
-    return [list(job) for batch in batches for job in batch]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -49,6 +50,19 @@ class JobComposer:
     def _chooses(self, override: Override) -> bool:
         """Whether it takes an option of a group, rather than a value."""
         return override.package is not None or bool(self._loader.get_group_options(override.key_or_group))
+
+
+def combinations(parser: OverridesParser, params: Mapping[str, str], typed: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a grid: of what a `sweep=...` file varies, where nothing else was typed, and typed.
+
+    `sweep=...` stays in them: such a file may set more than the grid.
+
+    Raises:
+        HydraException: when an override cannot be read.
+    """
+    overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *typed])
+    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return [list(job) for job in jobs]
 
 
 def swept_keys(jobs: Sequence[Sequence[str]]) -> set[str]:

@@ -38,6 +38,17 @@ def repeat_command(directory: str) -> list[str]:
     return [PROGRAM, "--config-dir", directory, "--config-name", "config"]
 
 
+def hydra_flags(command: Sequence[str]) -> list[str]:
+    """Those of a command's flags that say where its config lies."""
+    parsed = get_args_parser().parse_args(list(command[1:]))
+    flags = {
+        "--config-path": parsed.config_path,
+        "--config-dir": parsed.config_dir,
+        "--config-name": parsed.config_name,
+    }
+    return [text for flag, value in flags.items() if value is not None for text in (flag, value)]
+
+
 def is_sweep(command: Sequence[str]) -> bool:
     """Whether a command starts several runs."""
     if Path(command[0]).name != PROGRAM:

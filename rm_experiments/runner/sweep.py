@@ -18,6 +18,7 @@ from rm_experiments.config.schema import FOR_SWEEPS, LaunchConfig, RunConfig
 from rm_experiments.launch.jobs import Ended, Executor, Job
 from rm_experiments.launch.signals import StopRequest
 from rm_experiments.reporting.sweep_table import JobView, SweepTable
+from rm_experiments.runner.command import hydra_flags
 from rm_experiments.runner.lock import Lock
 from rm_experiments.runner.progress import Progress
 from rm_experiments.runner.run_dir import LOG_FILE, SUMMARY_FILE, write_json
@@ -149,7 +150,7 @@ class Sweep:
         config = job_config(config, run_dir)
         payload: dict[str, Any] = {
             "config": to_plain(config), "sweep_dir": str(self.directory), "overrides": job.overrides,
-            "swept": job.swept, "command": [self._command[0], *job.overrides],
+            "swept": job.swept, "command": [self._command[0], *hydra_flags(self._command), *job.overrides],
         }  # fmt: skip
         return Job(number=job.number, run_dir=run_dir, log=run_dir / LOG_FILE, payload=payload)
 

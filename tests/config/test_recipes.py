@@ -13,9 +13,10 @@ from hydra import initialize_config_dir
 from hydra.types import RunMode
 
 import rm_experiments
-from rm_experiments.config.compose import register_schema, sweep_combinations
+from rm_experiments.config.compose import register_schema
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.schema import RunConfig
+from tests.config.recipes import jobs_of
 
 CONF = conf_dir()
 GROUPS = ("sweep", "experiment", "debug")
@@ -46,7 +47,7 @@ def jobs(name: str) -> list[list[str]]:
     typed = arguments(name)
     overrides = [one for one in typed if one != "--multirun"]
     sweeps = "--multirun" in typed or name.startswith("sweep/")
-    return sweep_combinations(overrides) if sweeps else [overrides]
+    return jobs_of(overrides) if sweeps else [overrides]
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 
 import rm_experiments
 from rm_experiments.cli.train import main
-from rm_experiments.runner.command import is_sweep, repeat_command, typed_command
+from rm_experiments.runner.command import hydra_flags, is_sweep, repeat_command, typed_command
 from tests.cli.typed import exit_code
 
 PACKAGE = Path(rm_experiments.__file__).parent
@@ -92,3 +92,10 @@ def test_a_run_is_repeated_from_its_directory_and_from_its_model(
         assert read(repeated / "environment.json")["command"] == ["rm-train", *arguments]
         typed = f"rm-train --config-dir {source} --config-name config run_dir={number}"
         assert f"```bash\n{typed}\n```" in (repeated / "final" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_flags_that_say_where_a_config_lies_go_with_every_job() -> None:
+    typed = ["rm-train", "--multirun", "--config-dir", "a b", "--config-name=config", "seed=1,2"]
+
+    assert hydra_flags(typed) == ["--config-dir", "a b", "--config-name", "config"]
+    assert hydra_flags(["rm-train", "-m", "seed=1,2"]) == []

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import rm_experiments
-from rm_experiments.config.compose import sweep_combinations
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.schema import RunConfig
+from tests.config.recipes import jobs_of
 
 SANDBOX = [path.stem for path in sorted((conf_dir() / "experiment").glob("sandbox_*.yaml"))]
 
@@ -22,7 +22,7 @@ def first_job(name: str) -> list[str]:
     """The overrides of the first run that the command in the comment of a recipe starts."""
     line = (conf_dir() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[1]
     overrides = [one for one in shlex.split(line.removeprefix("# rm-train ")) if one != "--multirun"]
-    return [one for one in sweep_combinations(overrides)[0] if not one.startswith("data.sandbox.num_train_pairs")]
+    return [one for one in jobs_of(overrides)[0] if not one.startswith("data.sandbox.num_train_pairs")]
 
 
 def run(compose: Callable[..., RunConfig], name: str, path: Path, *overrides: str) -> list[dict[str, Any]]:
