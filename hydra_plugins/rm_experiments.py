@@ -55,6 +55,26 @@ class GridSweeper(Sweeper):
         return run_grid(self.launcher, self.loader, self.config, self.params, arguments)
 
 
+class SearchSweeper(Sweeper):
+    """Points that are drawn or suggested, the next one as a run ends; settings in `conf/hydra/sweeper`."""
+
+    def __init__(self, params: Any = None, **settings: Any) -> None:
+        self.params, self.settings = params or {}, settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.loader, self.config = hydra_context.config_loader, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from rm_experiments.cli.search import run_search
+
+        return run_search(self.launcher, self.loader, self.config, self.params, self.settings, arguments)
+
+
 def _store(group: str, name: str, plugin: type, **settings: Any) -> None:
     node = {"_target_": f"{_MODULE}.{plugin.__name__}", **settings}
     ConfigStore.instance().store(group=f"hydra/{group}", name=name, node=node, provider="rm_experiments")
@@ -63,3 +83,5 @@ def _store(group: str, name: str, plugin: type, **settings: Any) -> None:
 # The settings of the pool are `launch.*`; `params` is Hydra's name for what a `sweep=...` file varies.
 _store("launcher", "pool", PoolLauncher)
 _store("sweeper", "grid", GridSweeper, params=None)
+# `conf/hydra/sweeper/random.yaml` and `optuna.yaml` add the settings; a file there wins over other plugins' names.
+_store("sweeper", "rm_search", SearchSweeper, params=None)

@@ -50,10 +50,12 @@ class SweepTable:
 
     def __init__(self, objective: str) -> None:
         self.stopping = False
+        self.lower_is_better = lower_is_better(objective)
         self._objective = objective
         self._errors = Console(stderr=True, highlight=False)
         self._out = results_console()
         self._live: Live | None = None
+        self._started = False
         self._views: Callable[[], list[JobView]] = list
 
     def start(self, views: Callable[[], list[JobView]]) -> None:
@@ -62,10 +64,11 @@ class SweepTable:
         if self._errors.is_terminal and self._live is None:
             self._live = Live(console=self._errors, refresh_per_second=4, auto_refresh=False, transient=True)
             self._live.start()
-        elif self._live is None:
+        elif self._live is None and not self._started:
             known = [one for one in views() if one.status not in ("queued", "running")]
             if known:
                 self._line(f"{len(known)} of {len(views())} jobs have ended before.")
+        self._started = True
 
     def refresh(self) -> None:
         """Show how things stand."""
@@ -102,7 +105,7 @@ class SweepTable:
     def ranking(self, views: list[JobView], directory: Path) -> None:
         """All finished jobs, the best first, then those that failed and why."""
         ends = [one for one in views if one.status in ("finished", "pruned") and one.objective is not None]
-        sign = 1 if lower_is_better(self._objective) else -1
+        sign = 1 if self.lower_is_better else -1
         finished = sorted((one for one in ends if one.status == "finished"), key=lambda one: sign * one.objective)  # type: ignore[operator]
         if finished:
             self._out.print(self._ranked(finished))

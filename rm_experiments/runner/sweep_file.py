@@ -12,6 +12,8 @@ from rm_experiments.errors import ConfigError
 from rm_experiments.runner.run_dir import SUMMARY_FILE, read_object, write_json
 
 SWEEP_FILE = "sweep.json"
+SEARCH_FILE, STUDY_FILE = "search.json", "study.journal"
+"""What a search keeps beside it: what is searched, and what Optuna knows."""
 QUEUED, RUNNING, FINISHED, FAILED, INTERRUPTED, PRUNED = (
     "queued", "running", "finished", "failed", "interrupted", "pruned",
 )  # fmt: skip
@@ -96,7 +98,15 @@ class SweepFile:
         write_json(self.path, {**self.header, "jobs": rows})
 
     def _strangers(self) -> list[str]:
-        own = {"multirun.yaml", ".lock", f".{SWEEP_FILE}.partial", "wandb"}
+        own = {
+            "multirun.yaml",
+            ".lock",
+            f".{SWEEP_FILE}.partial",
+            "wandb",
+            SEARCH_FILE,
+            f".{SEARCH_FILE}.partial",
+            STUDY_FILE,
+        }
         return sorted(one.name for one in self.directory.iterdir() if one.name not in own)
 
 
