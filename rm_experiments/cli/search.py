@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from rm_experiments.cli.sweep import exit_codes, finish, open_sweep
+from rm_experiments.cli.sweep import check_job, exit_codes, finish, open_sweep
 from rm_experiments.config.changes import flat_settings, is_free, shown
 from rm_experiments.config.compose import explain, to_plain
 from rm_experiments.config.grid import JobComposer
@@ -53,6 +54,7 @@ def run_search(
     space, fixed = read_space(_parse(loader, params, arguments))
     compose = JobComposer(loader, config).compose
     base = check_space(compose, space, fixed)
+    check_job(base)
     check_evaluates(base)
     minimize = lower_is_better(base.objective) if found.direction is None else found.direction == "minimize"
     identity = _identity(found, space, base, minimize)
@@ -132,8 +134,6 @@ def _check_same_search(directory: Path, identity: dict[str, Any]) -> None:
 
 
 def _as_json(values: Any) -> Any:
-    import json
-
     return json.loads(json.dumps(values))
 
 

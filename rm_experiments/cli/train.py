@@ -68,6 +68,9 @@ def _refuse_settings_of_sweeps(config: RunConfig) -> None:
         if value != getattr(defaults, name):
             shown = str(value).lower()
             raise ConfigError(f"launch.{name}={shown}: no effect without --multirun; leave it out")
+    sweeper = HydraConfig.get().runtime.choices.get("hydra/sweeper")
+    if sweeper != "grid":
+        raise ConfigError(f"hydra/sweeper={sweeper}: no effect without --multirun; add --multirun")
 
 
 def _sweep_job(composed: DictConfig, job_dir: Path, sweep_dir: Path) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from enum import Enum
@@ -32,6 +33,7 @@ _HELP = {RunConfig: "rm-train", CompareConfig: "rm-compare", EvaluationConfig: "
 """Which command lists the keys of a schema."""
 TOKENIZER = "tokenizer"
 """In `allow_changes`: that of the base model, which has no setting."""
+_EVALUATING = re.compile(r"\w+ while evaluating '.*': (.*)")
 _NOT_REPEATED = ("run_dir", "resume", "allow_changes")
 """Keys that say where a run writes, not what it is."""
 
@@ -219,6 +221,10 @@ def explain(error: Exception, schema: type = RunConfig) -> str:
         if isinstance(link, MissingConfigException):
             return _explain_missing_option(link, schema)
         if isinstance(link, OverrideParseException):
+            # A function of the override syntax, with arguments that it does not take.
+            for line in str(link).splitlines():
+                if (found := _EVALUATING.match(line)) is not None:
+                    return f"{link.override}: {found[1]}"
             return f"cannot read the override {link.override!r}; quote values with special characters: \"'key=value'\""
         key = getattr(link, "full_key", None)
         if key and type(link).__name__ in ("ConfigKeyError", "ConfigAttributeError"):

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 
 from rm_experiments.config.compose import to_run_config
 from rm_experiments.config.schema import RunConfig
+from rm_experiments.errors import ConfigError
 
 
 class JobComposer:
@@ -61,9 +62,13 @@ def combinations(parser: OverridesParser, params: Mapping[str, str], typed: Sequ
     `sweep=...` stays in them: such a file may set more than the grid.
 
     Raises:
+        ConfigError: for an interval.
         HydraException: when an override cannot be read.
     """
     overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *typed])
+    for one in overrides:
+        if one.is_interval_sweep():
+            raise ConfigError(f"{one.input_line}: a grid has values, not intervals; try hydra/sweeper=random")
     (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     return [list(job) for job in jobs]
 

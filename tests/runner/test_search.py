@@ -138,7 +138,8 @@ SourceOf = Callable[[Path], Source]
 
 def run(
     place: Path, compose: Composer, source: SourceOf, executor: Learning, n_trials: int,
-    objective: str = "eval_accuracy", repeat_failed: bool = False, stop: StopRequest | None = None, timeout_hours: float | None = None,
+    objective: str = "eval_accuracy", repeat_failed: bool = False, stop: StopRequest | None = None,
+    timeout_hours: float | None = None,
 ) -> dict[int, dict[str, Any]]:  # fmt: skip
     """A whole command; its rows of sweep.json by number. A kill ends it in the middle."""
     base = compose([])
