@@ -33,6 +33,8 @@ class JobComposer:
         overrides.hydra = [one for one in overrides.hydra if one.lstrip("+").startswith("hydra.searchpath=")]
         self._parser = OverridesParser.create(config_loader=loader)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._groups: dict[str, bool] = {}
+        """Whether a key is one: Hydra copies all it knows to answer that."""
 
     def compose(self, overrides: Sequence[str]) -> RunConfig:
         """The checked config of one job.
@@ -53,7 +55,10 @@ class JobComposer:
 
     def _chooses(self, override: Override) -> bool:
         """Whether it takes an option of a group, rather than a value."""
-        return override.package is not None or bool(self._loader.get_group_options(override.key_or_group))
+        key = override.key_or_group
+        if key not in self._groups:
+            self._groups[key] = bool(self._loader.get_group_options(key))
+        return override.package is not None or self._groups[key]
 
 
 def combinations(parser: OverridesParser, params: Mapping[str, str], typed: Sequence[str]) -> list[list[str]]:
