@@ -26,6 +26,7 @@ from rm_experiments.config.search_space import Space, check_space, read_space
 from rm_experiments.errors import ConfigError
 from rm_experiments.launch.signals import stop_on_signals
 from rm_experiments.reporting.sweep_table import lower_is_better
+from rm_experiments.runner.command import repeat_command
 from rm_experiments.runner.random_points import RandomPoints
 from rm_experiments.runner.run_dir import read_object, write_json
 from rm_experiments.runner.search import Search, Source, check_evaluates
@@ -73,7 +74,7 @@ def run_search(
         code = finish(sweep)
         best = _best(sweep, search.numbers, minimize)
         if best is not None and not sweep.stopping:
-            _say_best(sweep, best, fixed, base.objective, source)
+            _say_best(sweep, best, base.objective, source)
     if code not in (0, 1):
         sys.exit(code)
     exit_codes.append(code)
@@ -91,8 +92,7 @@ def _parse(loader: ConfigLoader, params: Mapping[str, Any], arguments: list[str]
         added = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
     except HydraException as error:
         raise ConfigError(f"hydra.sweeper.params: {explain(error)}") from error
-    # A run's own command line need not start the search again.
-    return [*added, *(one for one in parser.parse_overrides(arguments) if one.key_or_group != "sweep")]
+    return [*added, *parser.parse_overrides(arguments)]
 
 
 def _identity(settings: SearchSettings, space: Space, base: RunConfig, minimize: bool) -> dict[str, Any]:
@@ -157,12 +157,11 @@ def _best(sweep: Sweep, numbers: list[int], minimize: bool) -> int | None:
     return (min if minimize else max)(values, key=lambda number: values[number])
 
 
-def _say_best(sweep: Sweep, best: int, fixed: list[str], objective: str, source: Source) -> None:
+def _say_best(sweep: Sweep, best: int, objective: str, source: Source) -> None:
     job = sweep.jobs[best]
     print(f"Best: job {best} with {objective} {job.objective:.4f}: {' '.join(job.swept)}")  # noqa: T201
     if isinstance(source, Study) and (shares := source.importances()):
         said = ", ".join(f"{key} {share:.0%}" for key, share in sorted(shares.items(), key=lambda one: -one[1]))
         print(f"What made the difference (PED-ANOVA): {said}")  # noqa: T201
-    overrides = [one for one in [*fixed, *job.swept] if one.partition("=")[0].lstrip("+") != "seed"]
-    command = shlex.join(["rm-train", "--multirun", *overrides, _SEEDS])
-    print(f"The best of many is partly luck; with several seeds: {command}")  # noqa: T201
+    command = [*repeat_command(str(sweep.directory / str(best))), "--multirun", _SEEDS]
+    print(f"The best of many is partly luck; with several seeds: {shlex.join(command)}")  # noqa: T201

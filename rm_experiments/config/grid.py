@@ -27,10 +27,7 @@ class JobComposer:
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         """`master`: the config of the sweep, as Hydra gives it to sweepers and launchers."""
         self._loader = loader
-        self._master = copy.deepcopy(master)
-        overrides = self._master.hydra.overrides
-        # Those of sweepers and launchers belong to options that `sweep=...` may have chosen, which jobs do without.
-        overrides.hydra = [one for one in overrides.hydra if one.lstrip("+").startswith("hydra.searchpath=")]
+        self._master = master
         self._parser = OverridesParser.create(config_loader=loader)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._groups: dict[str, bool] = {}
