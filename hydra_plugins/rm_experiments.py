@@ -4,6 +4,7 @@ Every Hydra program in the environment imports this module, so it imports next t
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -11,7 +12,9 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from rm_experiments.launch.slurm_settings import SlurmSettings
 
 _MODULE = "hydra_plugins.rm_experiments"
 
@@ -33,6 +36,20 @@ class PoolLauncher(Launcher):
         from rm_experiments.cli.sweep import launch_batch
 
         return launch_batch(self, self.loader, self.config, job_overrides)
+
+
+class SlurmLauncher(PoolLauncher):
+    """Jobs on a SLURM cluster; see `rm_experiments.launch.slurm`."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = {
+            name: OmegaConf.to_container(one) if OmegaConf.is_config(one) else one for name, one in settings.items()
+        }
+
+    def executor(self, settings: Any) -> Any:
+        from rm_experiments.launch.slurm import slurm_executor
+
+        return slurm_executor(settings, self.config.hydra.sweep.dir, SlurmSettings(**self.settings))
 
 
 class GridSweeper(Sweeper):
@@ -80,6 +97,12 @@ def _store(group: str, name: str, plugin: type, **settings: Any) -> None:
     ConfigStore.instance().store(group=f"hydra/{group}", name=name, node=node, provider="rm_experiments")
 
 
+@dataclass(kw_only=True)
+class _SlurmNode(SlurmSettings):
+    _target_: str = f"{_MODULE}.{SlurmLauncher.__name__}"
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=_SlurmNode, provider="rm_experiments")
 # The settings of the pool are `launch.*`; `params` is Hydra's name for what a `sweep=...` file varies.
 _store("launcher", "pool", PoolLauncher)
 _store("sweeper", "grid", GridSweeper, params=None)

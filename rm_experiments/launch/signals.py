@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+HANDLED = (
+    signal.SIGINT, signal.SIGTERM, signal.SIGUSR1,
+    # What submitit and many a batch script let SLURM send ahead of a preemption or the time limit.
+    *([signal.SIGUSR2] if "SLURM_JOB_ID" in os.environ else []),
+)  # fmt: skip
 _RESERVE = 15.0
 """A forward and backward pass, the first save, and closing W&B."""
 _SAME_REQUEST_SECONDS = 1.0
@@ -43,7 +47,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """130 for SIGINT; 143 for SIGTERM and SIGUSR1, which schedulers send before they end a job."""
+        """130 for SIGINT; 143 for SIGTERM, SIGUSR1 and SIGUSR2, which schedulers send before they end a job."""
         return 130 if self.signal_number == signal.SIGINT else 143
 
 

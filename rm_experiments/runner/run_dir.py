@@ -157,7 +157,9 @@ class RunDir:
             *(f".{name}.partial" for name in (CONFIG_FILE, ENVIRONMENT_FILE)),
             ENVIRONMENT_FILE,
         }
-        return sorted(path.name for path in self.path.iterdir() if path.name not in own)
+        # The other ranks of a job print beside the first one.
+        logs = {path.name for path in self.path.glob(f"{Path(LOG_FILE).stem}_rank_*{Path(LOG_FILE).suffix}")}
+        return sorted(path.name for path in self.path.iterdir() if path.name not in own | logs)
 
     def _check_identity(self) -> None:
         if self._config.resume == "never":

@@ -106,6 +106,7 @@ class SweepFile:
             SEARCH_FILE,
             f".{SEARCH_FILE}.partial",
             STUDY_FILE,
+            "slurm",
         }
         return sorted(one.name for one in self.directory.iterdir() if one.name not in own)
 
