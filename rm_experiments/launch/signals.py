@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+_UNDER_SLURM = "SLURM_JOB_ID" in os.environ
 HANDLED = (
     signal.SIGINT, signal.SIGTERM, signal.SIGUSR1,
     # What submitit and many a batch script let SLURM send ahead of a preemption or the time limit.
-    *([signal.SIGUSR2] if "SLURM_JOB_ID" in os.environ else []),
+    *([signal.SIGUSR2] if _UNDER_SLURM else []),
 )  # fmt: skip
 _RESERVE = 15.0
 """A forward and backward pass, the first save, and closing W&B."""
@@ -115,7 +116,11 @@ def _ignore_signals() -> None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """While inside, the first signal only sets the request; a later one has its usual effect. Undone on leaving."""
+    """While inside, the first signal only sets the request; a later one has its usual effect. Undone on leaving.
+
+    Under SLURM only a second Ctrl-C has: SLURM says the same thing twice (the signal ahead of a limit, then SIGTERM)
+    and sends SIGKILL when it means it.
+    """
     raise_if_signalled()
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -128,7 +133,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         nonlocal first
         if request.signal_number is None:
             request.signal_number, first = number, time.monotonic()
-        elif time.monotonic() - first > _SAME_REQUEST_SECONDS:
+        elif time.monotonic() - first > _SAME_REQUEST_SECONDS and not (_UNDER_SLURM and number != signal.SIGINT):
             for handled in HANDLED:
                 signal.signal(handled, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,21 @@ class _Known:
 
     job: Job
     slurm_id: str
-    begun: bool = False
+    step: str | None = None
+    """Which step of the job the run is, once it has begun."""
     over_since: float | None = None
     """When SLURM was first seen to have ended it, while its run has not said how."""
     missing: int = 0
     """How often in a row SLURM did not know it."""
     stopped_by: int | None = None
+    """The first signal that it was to get."""
+    signals: list[int] = field(default_factory=list)
+    """Those that it has not got yet."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether its run has."""
+        return self.step is not None
 
 
 class SlurmExecutor:
@@ -72,8 +82,8 @@ class SlurmExecutor:
         self._submitit = submitit
         self._folder = sweep_dir.absolute() / FOLDER
         self._known: dict[int, _Known] = {}
-        self._to_stop: dict[int, list[int]] = {}
-        """Signals and the jobs that get them, until the next look."""
+        self._to_drop: list[str] = []
+        """Jobs that are to leave the queue, if they are still there."""
         self._next_question = 0.0
 
     def submit(self, jobs: list[Job]) -> None:
@@ -116,9 +126,11 @@ class SlurmExecutor:
         """At the next look; it does not go back into the queue."""
         known = self._known.get(number)
         if known is not None:
-            known.stopped_by = signal_number
+            known.stopped_by = known.stopped_by or signal_number
+            known.signals.append(signal_number)
+            # Whoever begins from now on sees it and does nothing.
             stop_file(self._folder, known.slurm_id).touch()
-            self._to_stop.setdefault(signal_number, []).append(number)
+            self._to_drop.append(known.slurm_id)
 
     def close(self) -> None:
         """Cancel all jobs, as scancel does: they have KillWait of slurm.conf to save."""
@@ -143,7 +155,8 @@ class SlurmExecutor:
             }
             for job in jobs
         ]  # fmt: skip
-        with _outside_of_any_job():
+        # submitit prints what sbatch says, too.
+        with _outside_of_any_job(), contextlib.redirect_stderr(io.StringIO()):
             try:
                 executor = self._submitit.SlurmExecutor(folder=self._folder)
                 executor.update_parameters(**_parameters(self._settings, num_processes, _name(jobs[0])))
@@ -164,13 +177,18 @@ class SlurmExecutor:
         return {}
 
     def _signal(self) -> None:
-        """Pass on what `stop` was asked for, in one call for all jobs."""
-        for number, jobs in self._to_stop.items():
-            ids = [self._known[one].slurm_id for one in jobs if one in self._known]
-            slurm_queue.cancel(ids, "--state=PENDING")
-            slurm_queue.cancel(ids, "--state=RUNNING", f"--signal={number}")
-            self._next_question = 0.0
-        self._to_stop = {}
+        """Do what `stop` was asked for, in one call for all jobs."""
+        if self._to_drop:
+            slurm_queue.cancel(self._to_drop, "--state=PENDING")
+            self._to_drop, self._next_question = [], 0.0
+        due: dict[int, list[str]] = {}
+        for known in self._known.values():
+            if known.step is not None:
+                for number in known.signals:
+                    due.setdefault(number, []).append(known.step)
+                known.signals.clear()
+        for number, steps in due.items():
+            slurm_queue.cancel(steps, f"--signal={number}")
 
     def _read_files(self) -> tuple[list[int], list[Ended]]:
         started, ended = [], []
@@ -179,8 +197,8 @@ class SlurmExecutor:
             if status is None:
                 continue
             if not known.begun:
-                known.begun = True
                 started.append(number)
+            known.step = status.step
             if status.exit_code is not None:
                 ended.append(Ended(number=number, exit_code=status.exit_code, reason=status.reason))
                 del self._known[number]

@@ -28,6 +28,8 @@ _OTHERS_SPEAK = 30.0
 class Status:
     """What the first rank says about its job, in a file beside submitit's."""
 
+    step: str
+    """The step of the job that runs it, as scancel takes it."""
     attempt: int
     """1 for the first one; each time that the job goes back into the queue makes it one more."""
     exit_code: int | None = None
@@ -64,7 +66,10 @@ def run_task(*, payload: dict[str, Any], log: str, num_processes: int, max_reque
     with _SignalsSeen() as seen:
         rank, world_size = _join()
         folder, job = Path(os.environ["SUBMITIT_FOLDER"]), job_id()
-        status = Status(attempt=1 + int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+        status = Status(
+            step=f"{job}.{os.environ.get('SLURM_STEP_ID', '0')}",
+            attempt=1 + int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        )
         end = _Ending(
             folder=folder, job=job, status=status, max_requeues=max_requeues,
             max_hours=payload["config"]["train"]["max_hours"],

@@ -166,6 +166,10 @@ def requeue(job: str) -> str | None:
 
 
 def cancel(jobs: Collection[str], *options: str) -> None:
-    """`scancel` with options. Jobs that are gone are no error."""
+    """`scancel` with options. Jobs that are gone are no error.
+
+    A signal goes to steps, as in `7_3.0`: to a job of an array of which others wait, scancel 22.05 sends it again and
+    again, since slurmctld answers each time that it should be tried later.
+    """
     if jobs:
         _run("scancel", "--quiet", *options, *jobs)

@@ -22,8 +22,8 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 SlurmdPort={daemon}
 AuthType=auth/munge
-# A job that is put back into the queue waits for as long as a credential lives, two minutes unless it is set.
-AuthInfo=socket={folder}/munge.socket,cred_expire=2
+# A job that is put back into the queue waits for as long as a credential lives: two minutes, and 5 seconds at least.
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
