@@ -162,7 +162,7 @@ class _Ending:
         )
         if "SLURM_JOB_END_TIME" not in os.environ:
             # Which SLURM says by itself since 23.02.
-            ends = slurm_queue.ask_fate(self.job).ends
+            ends = self._fate().ends
             if ends is not None:
                 os.environ["SLURM_JOB_END_TIME"] = str(int(ends))
         with contextlib.suppress(KeyError, ValueError):
@@ -172,27 +172,36 @@ class _Ending:
 
     def settle(self, code: int, signals: Collection[int]) -> None:
         """Put the job back into the queue, or say how the run ended."""
-        reason = self._interrupted_by(code, signals)
-        if reason is not None and self.status.attempt <= self.max_requeues and not self.stop_asked:
-            # Before the job is pending again: its next attempt must not find an end.
-            refused = slurm_queue.requeue(self.job)
-            if refused is None or slurm_queue.ask_fate(self.job).preempted:
-                print(f"SLURM: {reason}; the job is in the queue again and goes on from its checkpoint", flush=True)  # noqa: T201
-                return
-            reason = f"{reason}; scontrol requeue: {refused}"
-        elif reason is not None and not self.stop_asked:
-            reason = f"{reason}; it was queued again {self.max_requeues} times (hydra.launcher.max_requeues)"
+        reason = None
+        if code in _STOPPED:
+            fate = self._fate() if signals else Fate()
+            reason = why_interrupted(signals, fate, _clock_of_the_job(self.job_ends, self.hours_end))
+            if reason is not None and not self.stop_asked:
+                again, refusal = self._requeue(fate)
+                reason += refusal
+                if again:
+                    # No word in the status: the next attempt must not find an end.
+                    said = "the job is in the queue again and goes on from its checkpoint"
+                    print(f"SLURM: {reason}; {said}", flush=True)  # noqa: T201
+                    return
         if reason is not None:
             print(f"SLURM: {reason}; the same command goes on", flush=True)  # noqa: T201
-        self.status.exit_code, self.status.reason = code, None if reason is None else f"SLURM: {reason}"
+            self.status.reason = f"SLURM: {reason}"
+        self.status.exit_code = code
         self.status.write(status_file(self.folder, self.job))
 
-    def _interrupted_by(self, code: int, signals: Collection[int]) -> str | None:
-        """`preempted` or `time limit`; None where the run ended by itself, or a person stopped it."""
-        if code not in _STOPPED:
-            return None
-        fate = slurm_queue.ask_fate(self.job) if signals else Fate()
-        return why_interrupted(signals, fate, _clock_of_the_job(self.job_ends, self.hours_end))
+    def _requeue(self, fate: Fate) -> tuple[bool, str]:
+        """Whether the job is in the queue again, and why not."""
+        if fate.requeued:
+            return True, ""
+        if self.status.attempt > self.max_requeues:
+            return False, f"; it was queued again {self.max_requeues} times (hydra.launcher.max_requeues)"
+        refused = slurm_queue.requeue(self.job)
+        # SLURM may have been faster.
+        return (True, "") if refused is None or self._fate().requeued else (False, f"; scontrol requeue: {refused}")
+
+    def _fate(self) -> Fate:
+        return slurm_queue.ask_fate(self.job, self.status.attempt - 1)
 
 
 def _clock_of_the_job(job_ends: float | None, hours_end: float | None) -> bool:
@@ -215,7 +224,7 @@ def why_interrupted(signals: Collection[int], fate: Fate, clock_of_the_job: bool
             that of `train.max_hours`.
     """
     near_the_end = fate.ends is not None and fate.ends - time.time() < _NEAR
-    if fate.preempted:
+    if fate.preempted or fate.requeued:
         return "preempted"
     if fate.timed_out:
         return "time limit"

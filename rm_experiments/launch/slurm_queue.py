@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import re
 import signal
 import subprocess
@@ -120,34 +121,34 @@ def how_it_ended(number: int, state: State | None, begun: bool) -> Ended:
 class Fate:
     """What SLURM intends with a job that was signalled, from `scontrol show job`."""
 
+    requeued: bool = False
+    """It has been put back into the queue already."""
     preempted: bool = False
+    """It is to make room, after a time of grace."""
     timed_out: bool = False
     ends: float | None = None
     """When its time is over, as `time.time()` counts."""
 
 
-def ask_fate(job: str) -> Fate:
-    """From inside the job."""
+def ask_fate(job: str, restarts: int) -> Fate:
+    """From inside the job, which was put back into the queue `restarts` times before this attempt."""
     done = _run("scontrol", "show", "job", "--oneliner", job)
-    return read_fate(done.stdout) if done is not None else Fate()
+    return read_fate(done.stdout, restarts) if done is not None else Fate()
 
 
-def read_fate(text: str) -> Fate:
+def read_fate(text: str, restarts: int) -> Fate:
     """From the line of `scontrol show job --oneliner`."""
-    import datetime
-
     values = dict(re.findall(r"(\w+)=(\S+)", text))
     ends = None
     with contextlib.suppress(KeyError, ValueError):
         ends = datetime.datetime.fromisoformat(values["EndTime"]).timestamp()
-    state = values.get("JobState", "")
-    # A job that SLURM puts back into the queue is pending there before its processes have ended.
-    preempted = values.get("PreemptTime", "None") not in ("None", "N/A") or state in (
-        "PREEMPTED",
-        "PENDING",
-        "REQUEUED",
+    # While its processes still end, a job that is in the queue again is COMPLETING, as one that was cancelled is.
+    return Fate(
+        requeued=int(values.get("Restarts", "0")) > restarts,
+        preempted=values.get("PreemptTime", "None") not in ("None", "N/A"),
+        timed_out=values.get("JobState") == "TIMEOUT" or values.get("Reason") == "TimeLimit",
+        ends=ends,
     )
-    return Fate(preempted, state == "TIMEOUT" or values.get("Reason") == "TimeLimit", ends)
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str] | None:

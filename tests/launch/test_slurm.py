@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ _SQUEUE = """\
 8                   OUT_OF_MEMORY       125
 """
 _SCONTROL = (
-    "JobId=3 ArrayJobId=1 ArrayTaskId=0 JobState={state} Reason={reason} Requeue=1 Restarts=0 "
+    "JobId=3 ArrayJobId=1 ArrayTaskId=0 JobState={state} Reason={reason} Requeue=1 Restarts={restarts} "
     "EndTime=2031-05-06T07:08:09 Deadline=N/A PreemptEligibleTime=2026-11-28T12:51:34 PreemptTime={preempted} "
 )
 
@@ -77,21 +78,22 @@ def test_the_end_of_a_job_that_left_no_word(
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "preempted", "expected"),
+    ("state", "reason", "preempted", "restarts", "expected"),
     [
-        ("RUNNING", "None", "None", (False, False)),
-        ("RUNNING", "None", "2026-11-28T12:52:00", (True, False)),
-        # SLURM has put it back into the queue while its processes still end.
-        ("PENDING", "BeginTime", "None", (True, False)),
-        ("TIMEOUT", "TimeLimit", "None", (False, True)),
-        ("CANCELLED", "None", "None", (False, False)),
+        ("RUNNING", "None", "None", 2, Fate()),
+        ("RUNNING", "None", "2026-11-28T12:52:00", 2, Fate(preempted=True)),
+        # In the queue again while its processes still end; and cancelled.
+        ("COMPLETING", "None", "None", 3, Fate(requeued=True)),
+        ("COMPLETING", "None", "None", 2, Fate()),
+        ("TIMEOUT", "TimeLimit", "None", 2, Fate(timed_out=True)),
     ],
 )
-def test_what_slurm_intends_is_read(state: str, reason: str, preempted: str, expected: tuple[bool, bool]) -> None:
-    fate = read_fate(_SCONTROL.format(state=state, reason=reason, preempted=preempted))
-    assert (fate.preempted, fate.timed_out) == expected
+def test_what_slurm_intends_is_read(state: str, reason: str, preempted: str, restarts: int, expected: Fate) -> None:
+    line = _SCONTROL.format(state=state, reason=reason, preempted=preempted, restarts=restarts)
+    fate = read_fate(line, 2)
     assert fate.ends is not None
     assert time.localtime(fate.ends)[:6] == (2031, 5, 6, 7, 8, 9)
+    assert replace(fate, ends=None) == expected
 
 
 _USR2, _TERM = int(signal.SIGUSR2), int(signal.SIGTERM)
@@ -105,6 +107,7 @@ _USR2, _TERM = int(signal.SIGUSR2), int(signal.SIGTERM)
         # scancel, or the sweep's own stop.
         ({_TERM}, Fate(), True, None),
         ({_TERM}, Fate(preempted=True), False, "preempted"),
+        ({_TERM}, Fate(requeued=True), False, "preempted"),
         ({_TERM}, Fate(timed_out=True), False, "time limit"),
         ({_TERM, _USR2}, Fate(), False, "preempted"),
         # By the clock: the job's, or that of train.max_hours.
@@ -117,34 +120,34 @@ def test_why_a_run_was_interrupted(signals: set[int], fate: Fate, clock_of_the_j
 
 
 @pytest.mark.parametrize(
-    ("code", "attempt", "stopped", "requeued", "reason"),
+    ("code", "attempt", "stopped", "fate", "asked", "reason"),
     [
-        (143, 1, False, True, None),
-        (143, 3, False, False, "SLURM: preempted; it was queued again 2 times (hydra.launcher.max_requeues)"),
-        (143, 1, True, False, "SLURM: preempted"),
-        (0, 1, False, False, None),
-        (1, 1, False, False, None),
+        (143, 1, False, Fate(), True, None),
+        # SLURM has done it already, which no limit of ours forbids.
+        (143, 3, False, Fate(requeued=True), False, None),
+        (143, 3, False, Fate(), False, "SLURM: preempted; it was queued again 2 times (hydra.launcher.max_requeues)"),
+        (143, 1, True, Fate(), False, "SLURM: preempted"),
+        (0, 1, False, Fate(), False, "none"),
+        (1, 1, False, Fate(), False, "none"),
     ],
 )
 def test_what_goes_back_into_the_queue(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, attempt: int, stopped: bool, requeued: bool,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, attempt: int, stopped: bool, fate: Fate, asked: bool,
     reason: str | None,
 ) -> None:  # fmt: skip
-    asked: list[str] = []
-    monkeypatch.setattr("rm_experiments.launch.slurm_queue.requeue", asked.append)
-    monkeypatch.setattr("rm_experiments.launch.slurm_queue.ask_fate", lambda job: Fate())
+    """`reason` is None where the next attempt goes on: then nothing may say that the job has ended."""
+    requeued: list[str] = []
+    monkeypatch.setattr("rm_experiments.launch.slurm_queue.requeue", requeued.append)
+    monkeypatch.setattr("rm_experiments.launch.slurm_queue.ask_fate", lambda job, restarts: fate)
     if stopped:
         stop_file(tmp_path, "7_1").touch()
     status = Status(step="7_1.0", attempt=attempt)
     end = _Ending(folder=tmp_path, job="7_1", status=status, max_requeues=2, max_hours=None)
     end.settle(code, {_USR2})
-    assert asked == (["7_1"] if requeued else [])
+    assert requeued == (["7_1"] if asked else [])
     left = Status.read(tmp_path / "7_1_status.json")
-    if requeued:
-        assert left is None, "the next attempt would be taken for ended"
-    else:
-        assert left is not None
-        assert (left.exit_code, left.reason) == (code, reason)
+    found = None if left is None else (left.exit_code, left.reason or "none")
+    assert found == (None if reason is None else (code, reason))
 
 
 @pytest.mark.parametrize(
@@ -224,6 +227,6 @@ def test_an_array_on_a_cluster(on_cluster: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_on_a_cluster(on_cluster: Path) -> None:
-    from tests.slurm.trials import a_rank_is_killed
+    from tests.slurm.trials import two_ranks
 
-    a_rank_is_killed(on_cluster / "ranks")
+    two_ranks(on_cluster / "ranks")

@@ -21,10 +21,10 @@ from rm_experiments.launch.slurm_settings import SlurmSettings
 from tests.faults.comparing import differences, summary
 from tests.faults.settings import ROOT, environment
 
-_STEPS = 300
+_STEPS = 120
 _COMMAND = (
-    f"train.max_steps={_STEPS}", "train.batch_size=4", "train.log_every_steps=4", "eval=steps", "eval.every_steps=170",
-    "checkpoint.every_steps=90", "checkpoint.keep_last=1", "tracking=none", "train.device=cpu", "train.precision=fp32",
+    f"train.max_steps={_STEPS}", "train.batch_size=4", "train.log_every_steps=4", "eval=steps", "eval.every_steps=70",
+    "checkpoint.every_steps=40", "checkpoint.keep_last=1", "tracking=none", "train.device=cpu", "train.precision=fp32",
     "data.sandbox.num_train_pairs=40", "data.sandbox.num_eval_pairs=20", "model.scratch.hidden_size=16",
     "model.scratch.intermediate_size=32", "model.scratch.num_heads=2", "model.scratch.num_kv_heads=1",
     "model.scratch.vocab_size=320", "model.dropout=0.1",

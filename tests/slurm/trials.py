@@ -51,6 +51,18 @@ def ranks(folder: Path) -> str:
     return "two ranks resume after a requeue, equal to the bit"
 
 
+def two_ranks(folder: Path) -> str:
+    """One run on two ranks, each of which has a log."""
+    with Bench(folder) as bench:
+        bench.submit((0, (*TWO, "train.max_steps=8", "eval.every_steps=8")))
+        bench.watch_to_the_end()
+        bench.expect(0, 0, status="finished")
+        assert bench.log(0).count("step 8/8  eval_loss") == 1
+        alone = (bench.run_dir(0) / "job_rank_1.log").read_text(encoding="utf-8")
+        assert "step" not in alone, "the second rank trained a model of its own"
+    return "finished"
+
+
 def a_rank_is_killed(folder: Path) -> str:
     """The other one is not left waiting."""
     with Bench(folder) as bench:
@@ -189,7 +201,7 @@ def refused(folder: Path) -> str:
 TRIALS = {
     one.__name__: one
     for one in (
-        array, ranks, a_rank_is_killed, a_time_limit, its_own_hours, scancel, our_stop, no_requeues, preemption,
+        array, two_ranks, ranks, a_rank_is_killed, a_time_limit, its_own_hours, scancel, our_stop, no_requeues, preemption,
         preemption_with_grace, closed, followed_again, refused,
     )
 }  # fmt: skip
