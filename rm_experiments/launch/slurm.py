@@ -99,11 +99,13 @@ class SlurmExecutor:
         states = slurm_queue.ask_squeue([ids[job.number] for job in jobs if job.number in ids]) or {}
         new = []
         for job in jobs:
-            state = states.get(ids.get(job.number, ""))
-            if state is None or state.ended:
+            slurm_id = ids.get(job.number, "")
+            state, status = states.get(slurm_id), Status.read(status_file(self._folder, slurm_id))
+            # One that has said how it ended is only being cleared away.
+            if state is None or state.ended or (status is not None and status.exit_code is not None):
                 new.append(job)
             else:
-                self._known[job.number] = _Known(job, ids[job.number])
+                self._known[job.number] = _Known(job, slurm_id)
         for num_processes, group in groupby(sorted(new, key=_num_processes), _num_processes):
             self._submit_array(list(group), num_processes)
         self._next_question = time.monotonic() + min(_FIRST_QUESTION, self._settings.poll_seconds)
@@ -268,6 +270,7 @@ def _parameters(settings: SlurmSettings, num_processes: int, name: str) -> dict[
         )
     # srun ends the ranks that are left when one was killed, as torchrun does, and has not taken over the cores of a
     # task since 22.05.
+    more = {key: one for key, one in (settings.additional_parameters or {}).items() if one not in (None, False)}
     cores = [] if settings.cpus_per_task is None else [f"--cpus-per-task={settings.cpus_per_task}"]
     return {
         "job_name": name,
@@ -279,7 +282,7 @@ def _parameters(settings: SlurmSettings, num_processes: int, name: str) -> dict[
         "additional_parameters": {
             **({} if settings.mem is None else {"mem": settings.mem}),
             "requeue" if settings.max_requeues else "no-requeue": True,
-            **{key: value for key, value in settings.additional_parameters.items() if value not in (None, False)},
+            **more,
         },
     }  # fmt: skip
 
@@ -325,4 +328,7 @@ def slurm_executor(config: RunConfig, sweep_dir: str, settings: SlurmSettings) -
         value = getattr(config.launch, name)
         if value is not None:
             raise ConfigError(f"launch.{name}={value}: no effect with hydra/launcher=slurm; type {key}={value}")
-    return SlurmExecutor(Path(sweep_dir), settings)
+    executor = SlurmExecutor(Path(sweep_dir), settings)
+    # Once more for each array; here, before anything is written.
+    _parameters(settings, config.launch.num_processes, config.name)
+    return executor

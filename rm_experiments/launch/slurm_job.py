@@ -77,7 +77,9 @@ def run_task(*, payload: dict[str, Any], log: str, num_processes: int, max_reque
         with _output_to(_log_of(Path(log), rank)):
             if rank == 0:
                 end.begin()
-            code = 143 if end.stop_asked else _run(payload, world_size, num_processes)
+            # The others are ended by srun when the first one leaves.
+            stopped = rank == 0 and end.stop_asked
+            code = 143 if stopped else _run(payload, world_size, num_processes)
             if rank == 0:
                 end.settle(code, seen.numbers)
         if rank > 0:

@@ -56,8 +56,8 @@ class SlurmSettings:
     """Seconds before the time limit at which SLURM tells a run to save and stop."""
     setup: list[str] = field(default_factory=list)
     """Lines of shell before the run, `module load cuda` for example."""
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
-    """Further options of sbatch, `{exclude: node7}` for example; true for those without a value."""
+    additional_parameters: Any = None
+    """Further options of sbatch by name, `{exclude: node7}` for example; true for those without a value."""
     poll_seconds: float = 30.0
     """Seconds between two questions to SLURM how all jobs stand. What runs report by files is seen at once."""
 
@@ -77,7 +77,13 @@ def check_settings(settings: SlurmSettings) -> SlurmSettings:
             f"hydra.launcher.time={settings.time}: no time limit; type minutes, hours:minutes:seconds or days-hours, "
             "as in hydra.launcher.time=12:00:00"
         )
-    for key in settings.additional_parameters:
+    given = settings.additional_parameters
+    if given is not None and not isinstance(given, dict):
+        raise ConfigError(
+            f"hydra.launcher.additional_parameters={given}: must be names and values, as in "
+            "'hydra.launcher.additional_parameters={exclude: node7}'"
+        )
+    for key in given or ():
         name = str(key).replace("-", "_")
         if name in _OURS:
             instead = f"; type {_OURS[name]}=..." if _OURS[name] else ""

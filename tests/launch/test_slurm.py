@@ -159,6 +159,10 @@ def test_what_goes_back_into_the_queue(
             {"additional_parameters": {"ntasks-per-node": 4}},
             r"additional_parameters.ntasks-per-node: is set by rm-train; type launch.num_processes=",
         ),
+        (
+            {"additional_parameters": ["exclude"]},
+            r"additional_parameters=\['exclude'\]: must be names and values, as in",
+        ),
         ({"additional_parameters": {"output": "x"}}, r"additional_parameters.output: is set by rm-train$"),
     ],
 )
@@ -177,6 +181,8 @@ def test_processes_are_spread_over_nodes() -> None:
     assert (parameters["nodes"], parameters["ntasks_per_node"]) == (2, 4)
     assert parameters["srun_args"] == ["--kill-on-bad-exit=1", "--cpus-per-task=6"]
     assert parameters["additional_parameters"] == {"mem": "64G", "no-requeue": True}
+    more = slurm._parameters(SlurmSettings(additional_parameters={"exclude": "n7", "exclusive": False}), 1, "x")
+    assert more["additional_parameters"] == {"requeue": True, "exclude": "n7"}
     with pytest.raises(ConfigError, match=r"nodes=3: does not divide launch.num_processes=8; try .*num_processes=9"):
         slurm._parameters(SlurmSettings(nodes=3), 8, "x")
 

@@ -106,10 +106,14 @@ class Bench:
         """What SLURM sends ahead of a preemption, to all ranks of a job."""
         clients("scancel", "--signal=USR2", f"{self.slurm_id(number)}.0")
 
-    def kill(self, number: int) -> None:
-        """SIGKILL to the process that holds the run's directory."""
+    def kill(self, number: int, rank: int) -> None:
+        """SIGKILL to a rank of a job."""
         holder = (self.run_dir(number) / ".lock").read_text()
-        os.kill(int(re.findall(r"process (\d+)", holder)[0]), signal.SIGKILL)
+        environment = _environment(int(re.findall(r"process (\d+)", holder)[0]))
+        wanted = {one for one in environment if one.startswith("SLURM_JOB_ID=")} | {f"SLURM_PROCID={rank}"}
+        found = [int(one.name) for one in Path("/proc").glob("[0-9]*") if wanted <= _environment(int(one.name))]
+        assert found, "no process of that rank"
+        os.kill(min(found), signal.SIGKILL)
 
     def expect(self, number: int, exit_code: int, *, status: str | None = None, reason: str | None = None) -> None:
         """How a job ended: its exit code, the status of its summary.json, and what its reason matches."""
@@ -138,6 +142,13 @@ class Bench:
     def _tails(self) -> str:
         files = [*self.folder.glob("*/job*.log"), *(self.folder / FOLDER).glob("*.err")]
         return "\n".join(f"{one}: {one.read_text(errors='replace')[-600:]}" for one in sorted(files))
+
+
+def _environment(process: int) -> set[str]:
+    """With which a process began; empty when it is gone."""
+    with contextlib.suppress(OSError):
+        return set(Path(f"/proc/{process}/environ").read_text(errors="replace").split("\0"))
+    return set()
 
 
 def clients(*command: str) -> str:
