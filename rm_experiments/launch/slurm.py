@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -160,7 +162,7 @@ class SlurmExecutor:
         # submitit prints what sbatch says, too.
         with _outside_of_any_job(), contextlib.redirect_stderr(io.StringIO()):
             try:
-                executor = self._submitit.SlurmExecutor(folder=self._folder)
+                executor = self._submitit.SlurmExecutor(folder=self._folder, python=_patient_python())
                 executor.update_parameters(**_parameters(self._settings, num_processes, _name(jobs[0])))
                 with executor.batch():
                     submitted = [executor.submit(run_task, **task) for task in tasks]
@@ -246,6 +248,12 @@ class SlurmExecutor:
         if not known.begun and ended.reason is None:
             ended.reason = f"SLURM: ended before the run began; see {self._folder}/{known.slurm_id}_0_log.err"
         return [ended]
+
+
+def _patient_python() -> str:
+    """This interpreter, which the signal ahead of a limit does not end while it imports and can do nothing about it."""
+    ignoring = f'trap "" {slurm_queue.preemption_signal_name()}; exec "$0" "$@"'
+    return f"sh -c {shlex.quote(ignoring)} {shlex.quote(sys.executable)}"
 
 
 def _num_processes(job: Job) -> int:

@@ -211,11 +211,6 @@ def _clock_of_the_job(job_ends: float | None, hours_end: float | None) -> bool:
     return job_ends is not None and (hours_end is None or job_ends <= hours_end)
 
 
-def preemption_signal() -> int:
-    """The one of sbatch's --signal, as submitit chooses it."""
-    return int(getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")))
-
-
 def why_interrupted(signals: Collection[int], fate: Fate, clock_of_the_job: bool) -> str | None:
     """Why SLURM interrupted a run: `preempted` or `time limit`; None when it was not SLURM.
 
@@ -230,7 +225,7 @@ def why_interrupted(signals: Collection[int], fate: Fate, clock_of_the_job: bool
         return "preempted"
     if fate.timed_out:
         return "time limit"
-    if preemption_signal() in signals:
+    if getattr(signal, f"SIG{slurm_queue.preemption_signal_name()}") in signals:
         return "time limit" if near_the_end else "preempted"
     if not signals and clock_of_the_job:
         return "time limit"

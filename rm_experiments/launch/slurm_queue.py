@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import re
 import signal
 import subprocess
@@ -156,6 +157,11 @@ def _run(*command: str) -> subprocess.CompletedProcess[str] | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
     except (OSError, subprocess.TimeoutExpired):
         return None
+
+
+def preemption_signal_name() -> str:
+    """The one of sbatch's --signal, as submitit chooses it."""
+    return os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
 
 
 def requeue(job: str) -> str | None:

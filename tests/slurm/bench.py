@@ -108,9 +108,10 @@ class Bench:
 
     def kill(self, number: int, rank: int) -> None:
         """SIGKILL to a rank of a job."""
-        holder = (self.run_dir(number) / ".lock").read_text()
-        environment = _environment(int(re.findall(r"process (\d+)", holder)[0]))
-        wanted = {one for one in environment if one.startswith("SLURM_JOB_ID=")} | {f"SLURM_PROCID={rank}"}
+        holder = int(re.findall(r"process (\d+)", (self.run_dir(number) / ".lock").read_text())[0])
+        job = {one for one in _environment(holder) if one.startswith("SLURM_JOB_ID=")}
+        # Their children have the same environment, and a later number.
+        wanted = job | {f"SLURM_PROCID={rank}", "SLURM_STEP_ID=0"}
         found = [int(one.name) for one in Path("/proc").glob("[0-9]*") if wanted <= _environment(int(one.name))]
         assert found, "no process of that rank"
         os.kill(min(found), signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BINARIES = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+_PR_SET_PDEATHSIG = 1
 _PATIENCE = 30.0
 """Seconds for the node to become idle."""
 _CONF = """
@@ -107,8 +109,13 @@ def _start(folder: Path, name: str, *arguments: str, env: dict[str, str]) -> sub
     with (folder / f"{name}.out").open("wb") as out:
         return subprocess.Popen(
             [binary, *arguments], env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=_end_with_parent,
         )  # fmt: skip
+
+
+def _end_with_parent() -> None:
+    """Whatever ends the tests; Linux only, as all of this is."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_ports(number: int) -> list[int]:

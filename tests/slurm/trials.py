@@ -79,8 +79,8 @@ def a_rank_is_killed(folder: Path) -> str:
 
 
 def a_time_limit(folder: Path) -> str:
-    """A minute, which is too short: the run stops in time, goes on in the next attempt, and again up to the limit."""
-    with Bench(folder, time=1, signal_seconds=30, max_requeues=1) as bench:
+    """Two minutes, which are too short: the run stops in time, goes on in the next attempt, and stops again."""
+    with Bench(folder, time=2, signal_seconds=30, max_requeues=1) as bench:
         bench.submit((0, ("train.max_steps=1000000", "eval.every_steps=1000000")))
         bench.watch_to_the_end()
         bench.expect(0, 143, status="interrupted", reason="SLURM: time limit; it was queued again 1 times .*")
