@@ -84,7 +84,7 @@ def execute(payload: dict[str, Any]) -> int:
     try:
         with one_line_errors(PROGRAM, sys.argv[1:]):
             try:
-                return int(run_one(config, Path(payload["sweep_dir"]), tell=False)["exit_code"])
+                return int(run_one(config, Path(payload["sweep_dir"]))["exit_code"])
             except Exception as error:
                 leave_failure(Path(config.run_dir), error)
                 raise
