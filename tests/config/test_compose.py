@@ -32,7 +32,7 @@ CONF = conf_dir()
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 NOT_OPTIONS = {
     "train", "compare", "evaluate", "hydra_settings", "hydra/help/rm_train", "hydra/help/rm_data",
-    "hydra/help/rm_compare", "hydra/help/rm_eval",
+    "hydra/help/rm_compare", "hydra/help/rm_eval", "hydra/sweeper/random", "hydra/sweeper/optuna",
 }  # fmt: skip
 OPTIONS = [name for name in FILES if name not in NOT_OPTIONS]
 SWEEPS = [name for name in OPTIONS if name.startswith("sweep/")]
