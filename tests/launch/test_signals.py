@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from rm_experiments.launch.signals import StopRequest, end_of_time, exit_on_signals
+from rm_experiments.launch import signals
+from rm_experiments.launch.signals import StopRequest, end_of_time, exit_on_signals, stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -59,3 +60,21 @@ def test_a_signal_comes_first(clock: list[float]) -> None:
     stop.ends, stop.signal_number = 0.0, signal.SIGINT
     assert stop.asked
     assert stop.exit_code == 130
+
+
+@pytest.mark.parametrize(
+    ("under_slurm", "second", "ends"),
+    [(False, signal.SIGTERM, True), (True, signal.SIGTERM, False), (True, signal.SIGINT, True)],
+)
+def test_a_second_signal_ends_the_run_at_once_unless_slurm_repeats_itself(
+    monkeypatch: pytest.MonkeyPatch, under_slurm: bool, second: signal.Signals, ends: bool
+) -> None:
+    ended_by: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda process, number: ended_by.append(number))
+    monkeypatch.setattr(signals, "_UNDER_SLURM", under_slurm)
+    monkeypatch.setattr(signals, "_SAME_REQUEST_SECONDS", -1.0)
+    with stop_on_signals() as request:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(second)
+    assert request.signal_number == signal.SIGUSR1
+    assert ended_by == ([second] if ends else [])
