@@ -5,6 +5,7 @@ From Python: `rm_experiments.train(rm_experiments.compose(["seed=1"]))`. Importi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,13 @@ def compose(overrides: list[str] | None = None) -> RunConfig:
     return compose_run_config(overrides or [])
 
 
-def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
+def train(
+    config: RunConfig, *, sweep_dir: Path | None = None, overrides: Sequence[str] = (), swept: Sequence[str] = ()
+) -> RunResult:
     """Run `config` in this process, as `rm-train` does; see `rm_experiments.runner.train.train`."""
     from rm_experiments.runner.train import train as run
 
-    return run(config, sweep_dir=sweep_dir)
+    return run(config, sweep_dir=sweep_dir, overrides=overrides, swept=swept)
 
 
 def look(config: RunConfig) -> LookResult:

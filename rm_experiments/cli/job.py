@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ from rm_experiments.runner.run_dir import SUMMARY_FILE, RunDir, read_object, wri
 PROGRAM = "rm-train"
 
 
-def run_one(config: RunConfig, sweep_dir: Path | None = None, *, tell_ranks: bool = False) -> dict[str, Any]:
+def run_one(
+    config: RunConfig, sweep_dir: Path | None = None, *, overrides: Sequence[str] = (), swept: Sequence[str] = (),
+    tell_ranks: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Run in this process, on the ranks it belongs to, or on ranks that are started for it.
 
     Args:
+        overrides: what was typed for this run.
+        swept: those of them that vary in its sweep.
         tell_ranks: whether the other ranks wait to be told the config.
 
     Returns:
@@ -45,12 +51,12 @@ def run_one(config: RunConfig, sweep_dir: Path | None = None, *, tell_ranks: boo
     if tell_ranks:
         ranks.share(to_plain(config))
     if config.launch.name == "accelerate" and ranks.world_size() == 1:
-        return run_on_ranks(config, sweep_dir)
+        return run_on_ranks(config, sweep_dir, overrides, swept)
     import_without_collector()
     raise_if_signalled()
     from rm_experiments.runner.train import train
 
-    result = train(config, sweep_dir=sweep_dir)
+    result = train(config, sweep_dir=sweep_dir, overrides=overrides, swept=swept)
     ranks.leave()
     return {"status": result.status, "metrics": result.metrics, "exit_code": result.exit_code}
 
@@ -84,7 +90,10 @@ def execute(payload: dict[str, Any]) -> int:
     try:
         with one_line_errors(PROGRAM, sys.argv[1:]):
             try:
-                return int(run_one(config, Path(payload["sweep_dir"]))["exit_code"])
+                outcome = run_one(
+                    config, Path(payload["sweep_dir"]), overrides=payload["overrides"], swept=payload["swept"]
+                )
+                return int(outcome["exit_code"])
             except Exception as error:
                 leave_failure(Path(config.run_dir), error)
                 raise

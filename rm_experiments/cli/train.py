@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _job(composed: DictConfig) -> float | None:
     with one_line_errors(PROGRAM, sys.argv[1:]):
         config = to_run_config(composed)
         _refuse_settings_of_sweeps(config)
-        _finish(run_one(config, tell_ranks=ranks.world_size() > 1))
+        _finish(run_one(config, overrides=list(hydra_config.overrides.task), tell_ranks=ranks.world_size() > 1))
     return None
 
 

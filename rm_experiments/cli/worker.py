@@ -38,7 +38,8 @@ def main(folder: Path) -> int:
 
     watchdog.on_hang.append(lambda message: report({"kind": "hung", "message": message}))
     try:
-        result = train(config, sweep_dir=Path(job["sweep_dir"]) if job["sweep_dir"] else None)
+        sweep_dir = Path(job["sweep_dir"]) if job["sweep_dir"] else None
+        result = train(config, sweep_dir=sweep_dir, overrides=job["overrides"], swept=job["swept"])
     except UserError as error:
         report({"kind": "user", "message": str(error)})
         return 2

@@ -9,7 +9,7 @@ from typing import Any
 from rm_experiments.config.data_schema import DataConfig
 from rm_experiments.config.data_validation import check_evaluation_data, data_numbers
 from rm_experiments.config.rules import WHOLE, budget, check_source, refuse
-from rm_experiments.config.schema import Device, Layout, Precision, TrackingBackend, TrackingConfig
+from rm_experiments.config.schema import Device, Layout, LogModel, Precision, TrackingBackend, TrackingConfig
 from rm_experiments.errors import ConfigError
 
 
@@ -66,7 +66,9 @@ class EvaluationConfig:
     """As in a run. What is not set is what the model was trained and evaluated with, if its directory says so."""
     train: ComputeConfig = field(default_factory=ComputeConfig)
     eval: PassConfig = field(default_factory=PassConfig)
-    tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(backend=TrackingBackend.none))
+    tracking: TrackingConfig = field(
+        default_factory=lambda: TrackingConfig(backend=TrackingBackend.none, job_type="eval")
+    )
 
 
 BREAKDOWN_COLUMNS = (
@@ -108,6 +110,8 @@ def check_evaluation(config: EvaluationConfig) -> EvaluationConfig:
         raise refuse("eval.micro_batch_tokens", config.eval.micro_batch_tokens, f"must be {WHOLE}, or auto")
     if config.train.precision is Precision.fp16 and config.train.device is Device.cpu:
         raise refuse("train.precision", "fp16", "is not possible with train.device=cpu", "train.precision=bf16")
+    if config.tracking.log_model is not LogModel.none:
+        raise refuse("tracking.log_model", config.tracking.log_model, "no effect in rm-eval; leave it out")
     for one in config.breakdown:
         breakdown_of(one)
     for key, value, allowed, text in data_numbers(config.data):

@@ -77,6 +77,12 @@ class TrackingMode(str, Enum):
     disabled = "disabled"
 
 
+class LogModel(str, Enum):
+    none = "none"
+    final = "final"
+    checkpoints = "checkpoints"
+
+
 @dataclass(kw_only=True)
 class ScratchConfig:
     """The shape of a Llama-style decoder that starts from random weights, and of its tokenizer."""
@@ -280,13 +286,16 @@ class TrackingConfig:
     entity: str | None = None
     """W&B user or team; null: the account's default."""
     group: str | None = None
-    """W&B group; null: the sweep's name in a sweep."""
+    """W&B group; null: the sweep in a sweep."""
     job_type: str = "train"
     """W&B job type."""
     tags: list[str] = field(default_factory=list)
-    """W&B tags, each 1 to 64 characters."""
+    """W&B tags, each 1 to 64 characters. The overrides of the command are added."""
     notes: str | None = None
     """W&B notes."""
+    log_model: LogModel = LogModel.none
+    """What W&B gets as an artifact: nothing (`none`), the `final` model, or the `checkpoints`, too, without what
+    resuming needs. Offline, `final` is uploaded by `wandb sync`, and `checkpoints` is refused."""
 
 
 @dataclass(kw_only=True)

@@ -82,7 +82,7 @@ def _unused(config: RunConfig) -> None:
         *((scratch, f"model.{key}", "a model from scratch") for key in ("revision", "trust_remote_code")),
         *(
             (untracked, f"tracking.{key}", f"tracking={config.tracking.backend.value}")
-            for key in ("project", "entity", "group", "job_type", "tags", "notes")
+            for key in ("project", "entity", "group", "job_type", "tags", "notes", "log_model")
         ),
         *((not evaluates(config), f"checkpoint.{key}", "eval=none") for key in ("metric", "mode")),
     ]

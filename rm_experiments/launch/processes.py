@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,8 +31,10 @@ def process_file(rank: int) -> str:
     return f"rank_{rank}.pid"
 
 
-def run_on_ranks(config: RunConfig, sweep_dir: Path | None) -> dict[str, Any]:
-    """Run `config` on `launch.num_processes` processes of this machine.
+def run_on_ranks(
+    config: RunConfig, sweep_dir: Path | None, overrides: Sequence[str] = (), swept: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Run `config` on `launch.num_processes` processes of this machine; the other arguments are those of `train`.
 
     Returns:
         status, run_dir, metrics and exit_code, as the first rank reports them.
@@ -45,6 +48,8 @@ def run_on_ranks(config: RunConfig, sweep_dir: Path | None) -> dict[str, Any]:
         job = {
             "config": to_plain(config),
             "sweep_dir": str(sweep_dir) if sweep_dir else None,
+            "overrides": list(overrides),
+            "swept": list(swept),
             "command": sys.argv[1:],
         }
         (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")

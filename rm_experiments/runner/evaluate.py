@@ -320,8 +320,9 @@ class _Folder:
     def _track(self) -> None:
         config = self._config
         tracker, _ = start_tracker(
-            config.tracking, name=config.name, run_dir=self._path, group=None, settings=to_plain(config),
-            set_names=tuple(one for one in self._records if one != "eval"), run_id=None, wandb_dir=self._path,
+            config.tracking, name=config.name, run_dir=self._path, sweep_dir=None, settings=to_plain(config),
+            hyperparameters={"checkpoint": config.checkpoint}, run_id=None,
+            set_names=tuple(one for one in self._records if one != "eval"),
         )  # fmt: skip
         for line in self._lines:
             values = {key: value for key, value in line.items() if key.startswith("eval_") and value == value}

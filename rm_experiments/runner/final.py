@@ -22,6 +22,14 @@ _RELOAD_TOLERANCE = 1e-4
 """Relative to the largest probe reward. A float32 model that differs by more after loading was saved wrongly."""
 
 
+def final_step(session: Session) -> int:
+    """The step of the model that is handed over."""
+    if session.config.checkpoint.final is FinalModel.last:
+        return session.step
+    assert session.best_step is not None
+    return session.best_step
+
+
 def save_final(session: Session) -> float:
     """Write `final/` and check that plain transformers gives the same rewards. Called on every process.
 
@@ -32,14 +40,11 @@ def save_final(session: Session) -> float:
         TrainingError: when the rewards differ although the weights were saved in full precision.
         CheckpointError: when the directory does not load.
     """
-    artifacts, step = session.artifacts, session.step
+    artifacts, step = session.artifacts, final_step(session)
     with session.watchdog.paused():
-        if session.config.checkpoint.final is FinalModel.best:
-            assert session.best_step is not None
-            step = session.best_step
-            if step != session.step:
-                load_weights(session.store.path(step), artifacts.built.reward_model)
-                session.recall(step)
+        if step != session.step:
+            load_weights(session.store.path(step), artifacts.built.reward_model)
+            session.recall(step)
         pairs = next(iter(session.evaluation.values()), artifacts.prepared.train)
         probe_pairs = pairs.first(NUM_PROBES)
         probe = session.measure(probe_pairs)

@@ -27,6 +27,8 @@ class Saver:
         self._store, self._keep_last, self._size = store, keep_last, size
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saving")
         self._pending: Future[None] | None = None
+        self.committed: Callable[[int, bool], None] = lambda step, is_best: None
+        """Called in the background with a checkpoint that is there, before older ones go."""
         self.saved_step: int | None = None
         """The newest step that is committed, or is being written."""
         self.seconds = 0.0
@@ -75,6 +77,7 @@ class Saver:
         self._store.save(step, write)
         if is_best:
             self._store.link_best(step)
+        self.committed(step, is_best)
         self._store.rotate(self._keep_last)
         self.seconds = max(self.seconds, time.monotonic() - began)
 

@@ -78,6 +78,10 @@ class Session:
         model = artifacts.built.reward_model.model
         size = checkpoint_size(model, artifacts.saved_dtype, artifacts.adapter is not None)
         self._saver = Saver(store, config.checkpoint.keep_last, size)
+        # The tracker comes later.
+        self._saver.committed = lambda step, best: self.tracker.log_model(
+            store.path(step), step, final=False, best=best
+        )
         stop.reserve += size / _SLOW_DISK
         self._unflushed: set[Path] = set()
         """Files and directories that a checkpoint presupposes."""

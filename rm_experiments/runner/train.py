@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from rm_experiments.config.changes import config_hash, flat_settings, is_free
 from rm_experiments.config.compose import to_plain
 from rm_experiments.config.rules import evaluates
 from rm_experiments.config.schema import Attention, RunConfig
@@ -32,7 +33,7 @@ from rm_experiments.reporting.tracking import Tracker, check_tracker, start_trac
 from rm_experiments.runner.artifacts import Artifacts
 from rm_experiments.runner.dry_run import dry_run_lines
 from rm_experiments.runner.environment import git_commit
-from rm_experiments.runner.final import save_final
+from rm_experiments.runner.final import final_step, save_final
 from rm_experiments.runner.identity import identity_of
 from rm_experiments.runner.lock import check_lock
 from rm_experiments.runner.paths import check_paths
@@ -68,11 +69,24 @@ class RunResult:
     exit_code: int = 0
 
 
-def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
+@dataclass(kw_only=True)
+class _Labels:
+    """What is said of a run where it is tracked."""
+
+    sweep_dir: Path | None
+    overrides: Sequence[str]
+    swept: Sequence[str]
+
+
+def train(
+    config: RunConfig, *, sweep_dir: Path | None = None, overrides: Sequence[str] = (), swept: Sequence[str] = ()
+) -> RunResult:
     """Run `config` on this process, or on all processes of the group that this one belongs to.
 
     Args:
         sweep_dir: the directory of the sweep that this run is a job of.
+        overrides: what was typed for this run, `key=value` each; W&B shows it.
+        swept: those of the overrides that vary in the sweep; they name the run there.
 
     Raises:
         UserError: the input is wrong; nothing was written, but `summary.json` in a sweep.
@@ -85,6 +99,7 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
             f"launch.num_processes={config.launch.num_processes}: the run has {ranks.world_size()}; "
             "only the command rm-train starts processes, so from Python use launch=inline"
         )
+    labels = _Labels(sweep_dir=sweep_dir, overrides=overrides, swept=swept)
     keep_freed_memory()
     # Its bars fill logs with carriage returns; progress is shown by our own.
     transformers_logging.disable_progress_bar()
@@ -120,7 +135,7 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
     )  # fmt: skip
     trainer = _trainer(artifacts)
     check_steps(config, trainer, resume_from)
-    ranks.on_main(lambda: check_tracker(config.tracking))
+    ranks.on_main(lambda: check_tracker(config.tracking, in_sweep=sweep_dir is not None))
     size = checkpoint_size(built.reward_model.model, artifacts.saved_dtype, adapter is not None)
     saves_once = not evaluates(config) and config.checkpoint.every_steps is None
     ranks.on_main(lambda: check_space(run_dir.path, size, config.checkpoint, saves_once))
@@ -129,7 +144,7 @@ def train(config: RunConfig, *, sweep_dir: Path | None = None) -> RunResult:
         stop.ends = ends
         run_dir.path, run_dir.run_id = ranks.on_main(run_dir.claim)
         try:
-            return _supervise(artifacts, trainer, console, stop, resume_from, sweep_dir)
+            return _supervise(artifacts, trainer, console, stop, resume_from, labels)
         finally:
             run_dir.release()
 
@@ -191,7 +206,7 @@ def _ready(
 
 def _supervise(
     artifacts: Artifacts, trainer: Trainer, console: RunConsole, stop: StopRequest,
-    resume_from: Path | None, sweep_dir: Path | None,
+    resume_from: Path | None, labels: _Labels,
 ) -> RunResult:  # fmt: skip
     """From the claimed directory to the summary, whatever happens in between."""
     run_dir, main = artifacts.run_dir, artifacts.accelerator.is_main_process
@@ -213,7 +228,7 @@ def _supervise(
 
     def start() -> None:
         write_json(run_dir.path / REPORT_FILE, plain_report(artifacts.prepared))
-        session.tracker, lines = _start_tracker(artifacts, trainer, sweep_dir)
+        session.tracker, lines = _start_tracker(artifacts, trainer, labels)
         if session.tracker.run_id is not None:
             run_dir.remember_tracker(session.tracker.run_id)
         for line in lines:
@@ -228,6 +243,9 @@ def _supervise(
             console.info(f"Going on from {beginning.checkpoint} (step {session.step} of {trainer.max_steps}).")
         status = session.run()
         difference = save_final(session) if status == "finished" else None
+        if main and status == "finished":
+            with session.watchdog.paused():
+                session.tracker.log_model(run_dir.path / "final", final_step(session), final=True)
     except BaseException as failure:
         status = "interrupted" if isinstance(failure, KeyboardInterrupt) else "failed"
         shown = _explained(failure, run_dir.path)
@@ -264,12 +282,15 @@ def _explained(failure: BaseException, run_dir: Path) -> BaseException:
     return no_space(Path(str(getattr(failure, "filename", None) or run_dir)), _SMALL_FILE, failure)
 
 
-def _start_tracker(artifacts: Artifacts, trainer: Trainer, sweep_dir: Path | None) -> tuple[Tracker, list[str]]:
+def _start_tracker(artifacts: Artifacts, trainer: Trainer, labels: _Labels) -> tuple[Tracker, list[str]]:
     config, run_dir, built = artifacts.config, artifacts.run_dir, artifacts.built
+    plain, commit = to_plain(config), git_commit()
     settings = {
-        **to_plain(config),
+        **plain,
         "run": {
-            "git_commit": git_commit(),
+            "config_hash": config_hash(config),
+            "git_commit": commit,
+            "git_dirty": None if commit is None else commit.endswith("-dirty"),
             "num_parameters": sum(one.numel() for one in built.reward_model.parameters()),
             "num_train_pairs": len(artifacts.prepared.train),
             "max_steps": trainer.max_steps,
@@ -277,11 +298,11 @@ def _start_tracker(artifacts: Artifacts, trainer: Trainer, sweep_dir: Path | Non
         },
     }
     set_names = tuple(one for one in artifacts.prepared.evaluation if one != "eval")
-    name = config.name if sweep_dir is None else f"{config.name}-{run_dir.path.name}"
     return start_tracker(
-        config.tracking, name=name, run_dir=run_dir.path, group=sweep_dir.name if sweep_dir else None,
-        settings=settings, set_names=set_names, run_id=run_dir.tracker_id,
-        wandb_dir=sweep_dir or run_dir.path,
+        config.tracking, name=config.name, run_dir=run_dir.path, settings=settings,
+        hyperparameters={key: value for key, value in flat_settings(plain).items() if not is_free(key)},
+        set_names=set_names, run_id=run_dir.tracker_id, sweep_dir=labels.sweep_dir, overrides=labels.overrides,
+        swept=labels.swept,
     )  # fmt: skip
 
 

@@ -18,7 +18,9 @@ from PIL import Image
 
 from rm_experiments.config.schema import RunConfig, TrackingBackend, TrackingConfig, TrackingMode
 from rm_experiments.errors import ConfigError, TrainingError
-from rm_experiments.reporting.tracking import NoTracker, panel_name, start_tracker
+from rm_experiments.reporting import wandb_tracker
+from rm_experiments.reporting.panel_names import panel_name
+from rm_experiments.reporting.tracking import NoTracker, check_tracker, start_tracker
 
 NOT_LOGGED_IN = "tracking.mode=online: nobody is logged in to W&B; type wandb login, or tracking.mode=auto"
 
@@ -61,6 +63,15 @@ class FakeWandb(ModuleType):
         self.unreachable = False
         self.calls: list[dict[str, Any]] = []
         self.runs: list[FakeRun] = []
+        self.torn_down = 0
+
+    def setup(self, settings: Any) -> Any:
+        # Otherwise `login` prints, and asks a server who is logged in.
+        assert settings == {"silent": True}
+        return SimpleNamespace(settings=SimpleNamespace(base_url="https://wandb.example"))
+
+    def teardown(self) -> None:
+        self.torn_down += 1
 
     def login(self, **settings: Any) -> bool:
         # Anything else could ask the user or wait for a server.
@@ -81,7 +92,11 @@ class FakeWandb(ModuleType):
 def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    for name in ("MODE", "NAME", "PROJECT", "ENTITY", "RUN_GROUP", "JOB_TYPE", "NOTES", "DATA_DIR"):
+    monkeypatch.setattr(wandb_tracker, "unreachable_host", lambda: None)
+    for name in (
+        "MODE", "NAME", "PROJECT", "ENTITY", "RUN_GROUP", "JOB_TYPE", "NOTES", "DATA_DIR", "DIR", "TAGS", "RUN_ID",
+        "RESUME",
+    ):  # fmt: skip
         # Set first, so that what the tracker sets is taken away afterwards.
         monkeypatch.setenv(f"WANDB_{name}", "")
         monkeypatch.delenv(f"WANDB_{name}")
@@ -90,8 +105,8 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
 
 def start(config: TrackingConfig, directory: Path, **changes: Any) -> tuple[Any, list[str]]:
     arguments: dict[str, Any] = {
-        "name": "my run", "run_dir": directory, "group": None, "settings": {"seed": 1}, "set_names": (),
-        "run_id": None, "wandb_dir": directory,
+        "name": "my run", "run_dir": directory, "sweep_dir": None, "settings": {"seed": 1}, "set_names": (),
+        "run_id": None, "hyperparameters": {},
     }  # fmt: skip
     return start_tracker(config, **{**arguments, **changes})
 
@@ -145,7 +160,28 @@ def test_auto_falls_back_to_offline_when_wandb_cannot_be_reached(wandb: FakeWand
     _, said = start(TrackingConfig(), tmp_path)
 
     assert [call["mode"] for call in wandb.calls] == ["online", "offline"]
-    assert said == ["W&B cannot be reached within seconds; this run is logged offline."]
+    assert said == ["W&B cannot be reached or refuses this run (no route to host); it is logged offline."]
+    # Its service holds the id until it ends.
+    assert wandb.torn_down == 1
+    assert wandb.calls[0]["id"] == wandb.calls[1]["id"]
+
+
+def test_auto_does_not_wait_for_a_machine_that_does_not_answer(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb.logged_in = True
+    monkeypatch.setattr(wandb_tracker, "unreachable_host", lambda: "api.wandb.example")
+
+    _, said = start(TrackingConfig(), tmp_path)
+
+    assert [call["mode"] for call in wandb.calls] == ["offline"]
+    assert said == ["W&B cannot be reached within seconds (api.wandb.example); this run is logged offline."]
+    with pytest.raises(
+        ConfigError,
+        match=r"^tracking\.mode=online: W&B cannot be reached \(api\.wandb\.example\); try tracking\.mode=auto or "
+        r"offline$",
+    ):
+        check_tracker(TrackingConfig(mode=TrackingMode.online))
 
 
 def test_online_is_refused_when_nobody_is_logged_in(wandb: FakeWandb, tmp_path: Path) -> None:
@@ -163,7 +199,8 @@ def test_online_is_refused_in_one_line_when_wandb_cannot_be_reached(wandb: FakeW
         start(TrackingConfig(mode=TrackingMode.online), tmp_path)
 
     assert str(caught.value) == (
-        "tracking.mode=online: W&B cannot be reached (no route to host); try tracking.mode=auto or offline"
+        "tracking.mode=online: W&B cannot be reached or refuses this run (no route to host); "
+        "try tracking.mode=auto or offline"
     )
 
 
@@ -187,44 +224,46 @@ def test_wandb_gets_the_settings_nested_and_the_keys_of_tracking(wandb: FakeWand
     )
     settings = {"optimizer": {"lr": 0.1, "betas": [0.9, 0.999]}, "run": {"max_steps": 3}}
 
-    start(config, tmp_path, settings=settings, group="sweep")
+    start(config, tmp_path, settings=settings, sweep_dir=tmp_path / "sweep")
 
     (call,) = wandb.calls
     assert call["config"] == settings
     asked = {key: call[key] for key in ("project", "entity", "group", "job_type", "tags", "notes", "name", "dir")}
     assert asked == {
         "project": "p", "entity": "e", "group": "sweep", "job_type": "j", "tags": ["a", "b"], "notes": "n",
-        "name": "my run", "dir": tmp_path,
+        "name": "my run", "dir": tmp_path / "sweep",
     }  # fmt: skip
     assert (call["resume"], call["reinit"]) == (None, "finish_previous")
     assert wandb.runs[0].metrics == [("global_step", {"hidden": True}), ("*", {"step_metric": "global_step"})]
 
 
 def test_a_named_group_wins_over_that_of_the_sweep(wandb: FakeWandb, tmp_path: Path) -> None:
-    start(TrackingConfig(group="mine"), tmp_path, group="sweep")
+    start(TrackingConfig(group="mine"), tmp_path, sweep_dir=tmp_path / "sweep")
 
     assert wandb.calls[0]["group"] == "mine"
 
 
 @pytest.mark.parametrize(
-    ("variable", "argument"),
+    ("variable", "argument", "theirs"),
     [
-        ("WANDB_NAME", "name"),
-        ("WANDB_PROJECT", "project"),
-        ("WANDB_ENTITY", "entity"),
-        ("WANDB_RUN_GROUP", "group"),
-        ("WANDB_JOB_TYPE", "job_type"),
-        ("WANDB_NOTES", "notes"),
+        ("WANDB_NAME", "name", "theirs"),
+        ("WANDB_PROJECT", "project", "theirs"),
+        ("WANDB_ENTITY", "entity", "theirs"),
+        ("WANDB_RUN_GROUP", "group", "theirs"),
+        ("WANDB_JOB_TYPE", "job_type", "theirs"),
+        ("WANDB_NOTES", "notes", "theirs"),
+        ("WANDB_RUN_ID", "id", "theirs"),
+        ("WANDB_RESUME", "resume", "must"),
     ],
 )
 def test_wandbs_own_variables_win(
-    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, argument: str
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, argument: str, theirs: str
 ) -> None:
-    monkeypatch.setenv(variable, "theirs")
+    monkeypatch.setenv(variable, theirs)
 
-    start(TrackingConfig(), tmp_path, group="sweep")
+    start(TrackingConfig(), tmp_path, sweep_dir=tmp_path / "sweep", run_id="mine")
 
-    assert wandb.calls[0][argument] == "theirs"
+    assert wandb.calls[0][argument] == theirs
 
 
 def test_wandb_mode_wins_over_the_key(wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,6 +452,6 @@ def test_tables_of_every_run_are_staged_in_its_own_directory(
 
     monkeypatch.setattr(wandb, "init", init)
     for name in ("one", "two"):
-        start(TrackingConfig(), tmp_path, wandb_dir=tmp_path / name)
+        start(TrackingConfig(), tmp_path / name)
 
     assert staged == [str(tmp_path / "one" / "wandb"), str(tmp_path / "two" / "wandb")]
