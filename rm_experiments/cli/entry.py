@@ -28,6 +28,11 @@ def rm_compare() -> None:
     _enter("rm-compare", "compare")
 
 
+def rm_dashboard() -> None:
+    """`rm-dashboard`."""
+    _enter("rm-dashboard", "dashboard")
+
+
 def _enter(program: str, module: str) -> None:
     try:
         # Hydra and its own imports take half a second, in which a signal would end Python with another code.

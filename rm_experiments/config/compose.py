@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rm_experiments.config.compare_schema import CompareConfig
+from rm_experiments.config.dashboard_schema import DashboardConfig, check_dashboard
 from rm_experiments.config.data_schema import DataConfig, EvalSetConfig, MixturePartConfig
 from rm_experiments.config.evaluation_schema import EvaluationConfig, check_evaluation
 from rm_experiments.config.paths import conf_dir
@@ -29,7 +30,9 @@ from rm_experiments.errors import ConfigError
 
 Schema = TypeVar("Schema")
 SCHEMA_NAME = "run_schema"
-_HELP = {RunConfig: "rm-train", CompareConfig: "rm-compare", EvaluationConfig: "rm-eval"}
+_HELP = {
+    RunConfig: "rm-train", CompareConfig: "rm-compare", EvaluationConfig: "rm-eval", DashboardConfig: "rm-dashboard",
+}  # fmt: skip
 """Which command lists the keys of a schema."""
 TOKENIZER = "tokenizer"
 """In `allow_changes`: that of the base model, which has no setting."""
@@ -43,6 +46,7 @@ def register_schema() -> None:
     ConfigStore.instance().store(name=SCHEMA_NAME, node=RunConfig)
     ConfigStore.instance().store(name="compare_schema", node=CompareConfig)
     ConfigStore.instance().store(name="evaluation_schema", node=EvaluationConfig)
+    ConfigStore.instance().store(name="dashboard_schema", node=DashboardConfig)
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:
@@ -100,6 +104,20 @@ def to_evaluation_config(composed: DictConfig) -> EvaluationConfig:
     config = to_dataclass(composed, EvaluationConfig)
     name_sources(config.data)
     return check_evaluation(config)
+
+
+def to_dashboard_config(composed: DictConfig) -> DashboardConfig:
+    """The same for rm-dashboard.
+
+    Raises:
+        ConfigError: as `to_run_config`.
+    """
+    config = check_dashboard(to_dataclass(composed, DashboardConfig))
+    known = schema_keys()
+    for key in config.hyperparameters:
+        if key not in known:
+            raise ConfigError(f"hyperparameters=[{key}]: not a setting of runs{suggest(key)}")
+    return config
 
 
 def evaluation_from_plain(values: dict[str, Any]) -> EvaluationConfig:

@@ -7,10 +7,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
-import threading
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +19,8 @@ from rm_experiments.errors import ConfigError
 from rm_experiments.evaluation.records import Records
 from rm_experiments.reporting.panel_names import STEP_KEY, panel_name, picture_name
 from rm_experiments.reporting.run_names import run_tags
+from rm_experiments.reporting.wandb_account import logged_in, said, unreachable_host
 
-_PROBE_SECONDS = 3
-"""For the first answer of W&B's machine; its own client would try for a minute and a half."""
 _CONNECT_SECONDS = 10
 """For a run to be opened there."""
 _FINISH_SECONDS = 60
@@ -61,7 +56,7 @@ def check_wandb(config: TrackingConfig, in_sweep: bool) -> None:
     if in_sweep and given:
         raise ConfigError(f"WANDB_RUN_ID={given}: all jobs of the sweep would be one run at W&B; unset it")
     mode, _ = _decide_mode(wanted) if wanted == "online" else (wanted, [])
-    if config.log_model is LogModel.checkpoints and (mode == "offline" or not _logged_in()):
+    if config.log_model is LogModel.checkpoints and (mode == "offline" or not logged_in()):
         raise ConfigError(
             "tracking.log_model=checkpoints: this run is offline, and its checkpoints go before they can be uploaded; "
             "try tracking.log_model=final, or type wandb login"
@@ -95,10 +90,10 @@ def start_wandb(
     except Exception as error:  # whatever its client or its server says
         if wanted != "auto" or mode == "offline":
             raise ConfigError(
-                f"tracking.mode={wanted}: W&B cannot be reached or refuses this run ({_said(error)}); "
+                f"tracking.mode={wanted}: W&B cannot be reached or refuses this run ({said(error)}); "
                 f"try {'tracking=none' if mode == 'offline' else 'tracking.mode=auto or offline'}"
             ) from error
-        lines.append(f"W&B cannot be reached or refuses this run ({_said(error)}); it is logged offline.")
+        lines.append(f"W&B cannot be reached or refuses this run ({said(error)}); it is logged offline.")
         # Its service holds the id of the run that it could not open.
         wandb.teardown()
         for one in (directory / "wandb").glob(f"run-*-{arguments['id']}"):
@@ -160,7 +155,7 @@ def _decide_mode(wanted: str) -> tuple[Any, list[str]]:
     """`auto` is online when logged in and W&B can be reached, else offline; never a prompt."""
     if wanted not in ("auto", "online"):
         return wanted, []
-    if not _logged_in():
+    if not logged_in():
         if wanted == "online":
             raise ConfigError(
                 "tracking.mode=online: nobody is logged in to W&B; type wandb login, or tracking.mode=auto"
@@ -172,52 +167,6 @@ def _decide_mode(wanted: str) -> tuple[Any, list[str]]:
     if wanted == "online":
         raise ConfigError(f"tracking.mode=online: W&B cannot be reached ({host}); try tracking.mode=auto or offline")
     return "offline", [f"W&B cannot be reached within seconds ({host}); this run is logged offline."]
-
-
-def _quiet() -> Any:
-    """W&B, without its lines; with them `login` waits for a server, too."""
-    import wandb
-
-    return wandb.setup(settings=None if "WANDB_SILENT" in os.environ else wandb.Settings(silent=True))
-
-
-def _logged_in() -> bool:
-    """Whether a key is configured. Asks no server and no user: both could hang."""
-    import wandb
-
-    try:
-        _quiet()
-        return bool(wandb.login(prompt=False, verify=False, timeout=1))
-    except Exception:  # a malformed key, an unreadable netrc: not logged in
-        return False
-
-
-def unreachable_host() -> str | None:
-    """The name of W&B's machine if nothing answers there within seconds, else None."""
-    try:
-        url = str(_quiet().settings.base_url)
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
-    except Exception:  # settings that W&B cannot read: it says so itself
-        return None
-    if urllib.request.getproxies() or not host:
-        # Only W&B's own client knows how to get there.
-        return None
-    answered = threading.Event()
-
-    def ask() -> None:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_PROBE_SECONDS):
-            answered.set()
-
-    # In a thread: looking up a name has no time limit.
-    thread = threading.Thread(target=ask, name="wandb probe", daemon=True)
-    thread.start()
-    thread.join(_PROBE_SECONDS + 0.5)
-    return None if answered.is_set() else host
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _readable_id(name: str) -> str:
@@ -245,7 +194,7 @@ class WandbTracker:
         try:
             yield
         except Exception as error:
-            line = f"W&B: {what} failed ({_said(error)})"
+            line = f"W&B: {what} failed ({said(error)})"
             if line not in self._lines and len(self._lines) < 5:
                 self._lines.append(line)
 
