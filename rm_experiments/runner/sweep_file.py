@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rm_experiments.errors import ConfigError
+from rm_experiments.reporting.run_names import run_name
 from rm_experiments.runner.run_dir import SUMMARY_FILE, read_object, write_json
 
 SWEEP_FILE = "sweep.json"
@@ -43,7 +44,7 @@ class SweepJob:
     @property
     def title(self) -> str:
         """What makes it different, in short."""
-        return short_overrides(self.swept) or "no override varies"
+        return run_name(self.swept, "no override varies")
 
     @property
     def was_killed(self) -> bool:
@@ -109,14 +110,6 @@ class SweepFile:
             "slurm",
         }
         return sorted(one.name for one in self.directory.iterdir() if one.name not in own)
-
-
-def short_overrides(overrides: list[str]) -> str:
-    """`lr=0.001 seed=0`: the last part of each key, or all of it where that is not enough."""
-    keys = [one.partition("=")[0].lstrip("+~") for one in overrides]
-    ends = [key.rpartition(".")[2] for key in keys]
-    names = [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
-    return " ".join(f"{name}={one.partition('=')[2]}" for name, one in zip(names, overrides, strict=True))
 
 
 def now() -> str:

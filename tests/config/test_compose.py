@@ -33,6 +33,7 @@ FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CON
 NOT_OPTIONS = {
     "train", "compare", "evaluate", "hydra_settings", "hydra/help/rm_train", "hydra/help/rm_data",
     "hydra/help/rm_compare", "hydra/help/rm_eval", "hydra/sweeper/random", "hydra/sweeper/optuna",
+    "dashboard", "hydra/help/rm_dashboard",
 }  # fmt: skip
 OPTIONS = [name for name in FILES if name not in NOT_OPTIONS]
 SWEEPS = [name for name in OPTIONS if name.startswith("sweep/")]
