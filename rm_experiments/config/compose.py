@@ -259,6 +259,8 @@ def _explain_missing_option(error: MissingConfigException, schema: type) -> str:
         return f"there is no config {option!r}; try --config-name train"
     if not options:
         return f"{group} is not a config group{suggest(group, schema)}"
+    if group == "launch" and "deepspeed" in option:
+        return f"launch={option}: DeepSpeed is not supported, docs/scaling.md says why; try launch=fsdp2"
     near = difflib.get_close_matches(option, options, n=1)
     return f"{group}={option}: allowed are {', '.join(options)}" + (
         f"; did you mean {group}={near[0]}?" if near else ""

@@ -303,7 +303,8 @@ class LaunchConfig:
     """Where one run executes."""
 
     name: str = "inline"
-    """`inline`: this process; `accelerate`: `num_processes` ranks started from the resolved config."""
+    """`inline`: this process; `accelerate`: `num_processes` ranks started from the resolved config; `torchrun`: started
+    by torchrun, on one machine or several."""
     num_processes: int = 1
     """Processes of one run."""
     concurrent_runs: int | None = None
@@ -313,6 +314,13 @@ class LaunchConfig:
     Where they do not suffice for `concurrent_runs`, jobs share them."""
     repeat_failed: bool = False
     """Whether a sweep that is repeated in its directory runs the jobs again that failed there."""
+    strategy: str = "ddp"
+    """What each process holds. `ddp`: the whole model; `fsdp`: a slice of every weight, gradient and moment (FSDP2)."""
+    fsdp_reshard_after_forward: bool = True
+    """Let a layer's weights go after its forward pass and gather them again for the backward pass: less memory, half as
+    much communication again."""
+    fsdp_cpu_offload: bool = False
+    """Keep slices, gradients and moments in the host's memory, where the optimizer runs: far slower."""
 
 
 FOR_SWEEPS = ("concurrent_runs", "gpus_per_run", "repeat_failed")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rm_experiments.config.data_validation import check_data, data_numbers
+from rm_experiments.config.launch_validation import check_launch
 from rm_experiments.config.rules import (
     POSITIVE,
     WHOLE,
@@ -42,7 +43,7 @@ LOSS_NAMES = ("bradley_terry",)
 OPTIMIZER_NAMES = ("adamw",)
 SCHEDULE_NAMES = ("constant", "linear", "cosine", "warmup_stable_decay")
 ADAPTER_NAMES = ("none", "lora")
-LAUNCH_NAMES = ("inline", "accelerate")
+LAUNCH_NAMES = ("inline", "accelerate", "torchrun")
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
 
@@ -60,6 +61,7 @@ def check(config: RunConfig) -> RunConfig:
         check_data,
         _layout,
         _lengths_of_run,
+        check_launch,
         _schedule,
         _adapter,
         _checkpoint,
@@ -247,13 +249,6 @@ def _lengths_of_run(config: RunConfig) -> None:
             raise refuse("scheduler.decay_ratio", None, "warmup_stable_decay needs it", "scheduler.decay_ratio=0.1")
         if scheduler.decay_ratio + scheduler.warmup_ratio > 1:
             raise refuse("scheduler.decay_ratio", scheduler.decay_ratio, "with scheduler.warmup_ratio it exceeds 1")
-    if config.launch.name == "inline" and config.launch.num_processes != 1:
-        raise refuse(
-            "launch.num_processes",
-            config.launch.num_processes,
-            "launch=inline is one process",
-            "launch=accelerate",
-        )
 
 
 def _schedule(config: RunConfig) -> None:

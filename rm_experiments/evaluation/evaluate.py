@@ -22,6 +22,7 @@ from rm_experiments.launch.memory import is_out_of_memory
 from rm_experiments.launch.signals import Stopped
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
+from rm_experiments.modeling.sharding import is_sharded, reshard
 from rm_experiments.training.losses import LOSSES
 
 
@@ -47,28 +48,41 @@ def evaluate(
     items = batcher.items(pairs, np.arange(len(pairs)), token_budget, keep_pairs=False)
     shares = shares_of_ranks([one.cost for one in items], accelerator.num_processes)
     share = [items[one] for one in shares[accelerator.process_index]]
+    # Processes that hold a slice of the model each compute every pass together, and so make equally many.
+    together = is_sharded(reward_model)
+    passes = _most_passes(batcher, pairs, items, shares, token_budget) if together else 0
     was_training = reward_model.training
     reward_model.eval()
     done: list[tuple[np.ndarray, torch.Tensor]] = []
     stopped = False
-    with torch.inference_mode(), accelerator.autocast():
-        while share and not stopped:
-            bins, finished = batcher.bins(pairs, share, token_budget), 0
+    # What is gathered in inference mode cannot be trained later.
+    without_gradients = torch.no_grad if together else torch.inference_mode
+    with without_gradients(), accelerator.autocast():
+        while (share or passes) and not stopped:
+            bins, finished = batcher.bins(pairs, share, token_budget) if share else [], 0
+            own = len(bins)
+            bins += [[min(items, key=lambda one: one.cost)]] * (passes - own)
             try:
                 for made in prefetched(batcher.micro_batch(pairs, one) for one in bins):
-                    stopped = should_stop()
+                    stopped = ranks.largest(int(should_stop())) > 0 if together else should_stop()
                     if stopped:
                         break
                     micro = made.to(accelerator.device)
-                    done.append((micro.sequences, reward_model(micro.batch)[micro.places]))
+                    rewards = reward_model(micro.batch)[micro.places]
                     finished += 1
+                    if finished <= own:
+                        done.append((micro.sequences, rewards))
                     on_progress(len(micro.sequences))
-                share = []
+                share, passes = [], 0
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+                if together:
+                    raise _no_memory_together(accelerator.process_index, token_budget) from error
                 token_budget = _smaller(token_budget, bins[finished], error)
                 share = [item for one in bins[finished:] for item in one]
+    if together:
+        reshard(reward_model)
     reward_model.release()
     reward_model.train(was_training)
     # Read once at the end, so that the device never waits for the host.
@@ -79,6 +93,20 @@ def evaluate(
     for sequences, values in gather_object(mine):
         everything[sequences] = values
     return make_records(pairs, everything)
+
+
+def _most_passes(
+    batcher: Batcher, pairs: TokenizedPairs, items: list[Item], shares: list[list[int]], token_budget: int
+) -> int:
+    """Forward passes of the process that makes most."""
+    return max(len(batcher.bins(pairs, [items[one] for one in share], token_budget)) for share in shares if share)
+
+
+def _no_memory_together(rank: int, token_budget: int) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"rank {rank}: out of memory in evaluation, in a forward pass that all processes compute together; try "
+        f"eval.micro_batch_tokens={max(1, token_budget // 2)}"
+    )
 
 
 def _smaller(token_budget: int, passed: list[Item], error: RuntimeError) -> int:

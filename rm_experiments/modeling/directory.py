@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import CheckpointError
 from rm_experiments.modeling.reward_model import RewardModel
+from rm_experiments.modeling.sharding import gathered, put
 
 PROBE_FILE = "probe.jsonl"
 NUM_PROBES = 8
@@ -25,10 +26,14 @@ _UNRELATED_SEED = 982_451_653
 MASTER_FILE = "weights.safetensors"
 
 
-def copied_weights(reward_model: RewardModel, adapter: Any | None) -> dict[str, Tensor]:
+def copied_weights(reward_model: RewardModel, adapter: Any | None, keep: bool = True) -> dict[str, Tensor]:
     """Copies on the host of what `save_model` and `save_master_weights` write, which training does not change.
 
     All weights and buffers by the model's names; with an adapter those that are trained, by the adapter's names too.
+    A sharded model is gathered, weight by weight: then it is called on every process.
+
+    Args:
+        keep: whether this process shall have them; else it only takes part, and gets nothing.
     """
     model = reward_model.model
     named = model.state_dict(keep_vars=True)
@@ -36,11 +41,12 @@ def copied_weights(reward_model: RewardModel, adapter: Any | None) -> dict[str, 
         named = {**named, **adapter.state_dict(keep_vars=True)}
         named = {name: value for name, value in named.items() if value.requires_grad}
     # Tied weights stay tied.
-    copies: dict[int, Tensor] = {}
+    copies: dict[int, Tensor | None] = {}
     for value in named.values():
         if id(value) not in copies:
-            copies[id(value)] = value.detach().to("cpu", copy=True)
-    return {name: copies[id(value)] for name, value in named.items()}
+            copies[id(value)] = gathered(value, keep)
+    found = {name: copies[id(value)] for name, value in named.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def save_model(
@@ -55,7 +61,8 @@ def save_model(
     model = reward_model.model
     tokenizer.save_pretrained(directory)
     if adapter is not None:
-        names = adapter.state_dict().keys()
+        # Not from its state_dict, which would take the weights from a sharded model that is computing.
+        names = [name for name, _ in adapter.named_parameters()]
         adapter.save_pretrained(directory, state_dict={name: weights[name] for name in names if name in weights})
         return
     # `to` keeps tied weights tied when it changes nothing.
@@ -92,16 +99,16 @@ def load_weights(checkpoint: Path, reward_model: RewardModel) -> None:
         CheckpointError: when they are those of another model.
     """
     master = checkpoint / "state" / MASTER_FILE
-    weights = load_file(master if master.exists() else checkpoint / "model.safetensors")
+    # Also lets gathered weights of a sharded model go.
     parameters = reward_model.model.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for name, value in weights.items():
+    with safe_open(master if master.exists() else checkpoint / "model.safetensors", framework="pt") as weights:
+        names = set(weights.keys())
+        for name in weights.keys():  # noqa: SIM118
+            value = weights.get_tensor(name)
             if name not in parameters or parameters[name].shape != value.shape:
                 raise CheckpointError(f"{checkpoint}: {name} does not fit the model of this run")
-            parameters[name].copy_(value)
-    lost = [
-        name for name, value in reward_model.model.named_parameters() if value.requires_grad and name not in weights
-    ]
+            put(parameters[name], value)
+    lost = [name for name, value in reward_model.model.named_parameters() if value.requires_grad and name not in names]
     if lost:
         raise CheckpointError(f"{checkpoint}: {lost[0]} is missing")
 

@@ -26,6 +26,7 @@ from rm_experiments.evaluation.records import Records
 from rm_experiments.modeling.directory import copied_weights, save_model
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import DTYPES, BuiltModel
+from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
 from rm_experiments.runner.command import is_sweep
 from rm_experiments.runner.environment import git_commit, hardware, versions
@@ -89,17 +90,22 @@ class Artifacts:
         """Training time so far, over all attempts."""
         return self.seconds_before + time.monotonic() - self.started
 
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of what `model_writer` writes, on the main process. Called on every process."""
+        if not (self.accelerator.is_main_process or is_sharded(self.built.reward_model)):
+            return {}
+        return copied_weights(self.built.reward_model, self.adapter, keep=self.accelerator.is_main_process)
+
     def model_writer(
-        self, step: int, epochs: float, max_steps: int, **card: Any
-    ) -> tuple[Callable[[Path], None], dict[str, Tensor]]:
+        self, weights: dict[str, Tensor], step: int, epochs: float, max_steps: int, **card: Any
+    ) -> Callable[[Path], None]:
         """A function that writes weights, tokenizer, training_args.bin, config.yaml and the card as they are now.
 
         It may be called in another thread while training goes on.
 
-        Returns:
-            That function, and the copied weights.
+        Args:
+            weights: from `weights()`.
         """
-        weights = copied_weights(self.built.reward_model, self.adapter)
         inputs = self._card(step, epochs, max_steps, **card)
 
         def write(directory: Path) -> None:
@@ -112,7 +118,7 @@ class Artifacts:
             write_text(directory / CONFIG_FILE, config_yaml(self.config))
             write_model_card(directory, inputs)
 
-        return write, weights
+        return write
 
     def write_card(self, directory: Path, step: int, epochs: float, max_steps: int, **card: Any) -> None:
         """README.md and its pictures."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rm_experiments.config.schema import FinalModel
 from rm_experiments.data.tokens import TokenizedPairs
@@ -49,27 +50,30 @@ def save_final(session: Session) -> float:
         probe_pairs = pairs.first(NUM_PROBES)
         probe = session.measure(probe_pairs)
         _look(session, pairs)
-        difference = _write(session, step, probe_pairs, probe) if artifacts.accelerator.is_main_process else 0.0
+        weights, difference = artifacts.weights(), 0.0
+        if artifacts.accelerator.is_main_process:
+            difference = _write(session, step, probe_pairs, probe, weights)
         artifacts.accelerator.wait_for_everyone()
     return difference
 
 
-def _write(session: Session, step: int, probe_pairs: TokenizedPairs, probe: Records) -> float:
+def _write(
+    session: Session, step: int, probe_pairs: TokenizedPairs, probe: Records, weights: dict[str, Tensor]
+) -> float:
     artifacts, trainer = session.artifacts, session.trainer
     epochs = trainer.plan.pairs_before(step) / trainer.plan.num_pairs
     plots = artifacts.write_plots()
     session.tracker.log_pictures(session.step, plots)
     sanity = [one.plain() for one in session.findings or ()]
     card: dict[str, Any] = {"status": "finished", "plots": plots, "findings": sanity}
-    weights = next(artifacts.built.reward_model.parameters()).dtype
-    exact = artifacts.precision == "fp32" and artifacts.saved_dtype == weights == torch.float32
+    dtype = next(artifacts.built.reward_model.parameters()).dtype
+    exact = artifacts.precision == "fp32" and artifacts.saved_dtype == dtype == torch.float32
     scale = max(1.0, float(np.abs([probe["reward_chosen"], probe["reward_rejected"]]).max()))
     result = [0.0]
 
     def write(directory: Path) -> None:
         write_probe(directory, probe_pairs, probe["reward_chosen"], probe["reward_rejected"])
-        write_model, _ = artifacts.model_writer(step, epochs, trainer.max_steps, **card)
-        write_model(directory)
+        artifacts.model_writer(weights, step, epochs, trainer.max_steps, **card)(directory)
         result[0] = reload_difference(directory, artifacts.adapter is not None)
         if exact and result[0] > _RELOAD_TOLERANCE * scale:
             raise TrainingError(f"the saved model gives other rewards after loading (by {result[0]:.2g})")

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 
 from rm_experiments.config.data_schema import TextAs
 from rm_experiments.config.rules import evaluates
-from rm_experiments.config.schema import Device, ModelSource, Precision, RunConfig, TrainConfig
+from rm_experiments.config.schema import Device, LaunchConfig, ModelSource, Precision, RunConfig, TrainConfig
 from rm_experiments.data.cache import DataCache
 from rm_experiments.data.features import FLAGS
 from rm_experiments.data.pairs import dialogue_texts
@@ -55,7 +55,7 @@ class Prepared:
     """What was decided about the text, one sentence each."""
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
+def make_accelerator(config: TrainConfig, launch: LaunchConfig | None = None) -> Accelerator:
     """The process's device and precision, and its place among the processes.
 
     Raises:
@@ -82,6 +82,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     # successor that the warning names still sends them at the start, which torch before 2.12 does not know.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    if launch is not None and launch.fsdp_cpu_offload and on_gpu and "RANK" in os.environ:
+        # Norms and weights are added up where they are: on the host.
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl")
     return Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[ddp])
 
 

@@ -34,19 +34,30 @@ class Saver:
         self.seconds = 0.0
         """What the longest one took to be written."""
 
-    def save(self, step: int, write: Callable[[Path], None], is_best: bool, before: Sequence[Path]) -> None:
+    def check_space(self, step: int, already: int = 0) -> None:
+        """Raise now what would go wrong later; `already`: bytes of the checkpoint that lie there.
+
+        Raises:
+            TrainingError: when there is not enough space.
+        """
+        if free_bytes(self._store.root) < self._size - already:
+            raise no_space(self._store.path(step), self._size - already)
+
+    def save(
+        self, step: int, write: Callable[[Path], None], is_best: bool, before: Sequence[Path], already: int = 0
+    ) -> None:
         """Commit a checkpoint in the background. The last one is committed before this one begins.
 
         Args:
             write: fills the directory.
             before: files and directories that must be on the disk before the checkpoint is.
+            already: bytes of the checkpoint that lie there.
 
         Raises:
             TrainingError: when there is not enough space, or the last checkpoint could not be written.
         """
         self.wait()
-        if free_bytes(self._store.root) < self._size:
-            raise no_space(self._store.path(step), self._size)
+        self.check_space(step, already)
         self.saved_step = step
         self._pending = self._pool.submit(self._commit, step, write, is_best, list(before))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from pyarrow import ArrowException
+from torch import Tensor
 
 from rm_experiments.config.schema import Mode, RunConfig
 from rm_experiments.data.tokens import TokenizedPairs
@@ -23,6 +24,7 @@ from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import Stopped, StopRequest
 from rm_experiments.launch.watchdog import Watchdog
 from rm_experiments.modeling.directory import load_weights, save_master_weights
+from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.tracking import NoTracker, Tracker
 from rm_experiments.runner.alarms import Alarms
@@ -34,6 +36,7 @@ from rm_experiments.runner.run_dir import finite
 from rm_experiments.runner.saving import Saver, checkpoint_size
 from rm_experiments.training.budget import evaluation_budget
 from rm_experiments.training.checkpoints import CheckpointStore
+from rm_experiments.training.shards import Shards
 from rm_experiments.training.state import (
     StateTensors,
     collect_state,
@@ -351,28 +354,38 @@ class Session:
                 if is_best and self._main:
                     self._saver.link_best(self.step)
             else:
-                self._submit(collect_state(self.trainer), is_best)
+                self._submit(is_best)
             self.trainer.accelerator.wait_for_everyone()
         self.console.activity("train")
         self._window_start = (self._window_start[0] + time.monotonic() - started, self._window_start[1])
         self.stop.reserve = max(self.stop.reserve, 3 * self._saver.seconds)
 
-    def _submit(self, tensors: StateTensors, is_best: bool) -> None:
-        """On every process, so that all know what is saved."""
+    def _submit(self, is_best: bool) -> None:
+        """On every process: what is spread over them is gathered, or written by each of them."""
+        shards = Shards(self.store.root, self.step) if is_sharded(self.artifacts.built.reward_model) else None
+        if shards is not None:
+            ranks.on_main(lambda: self._saver.check_space(self.step))
+        tensors = collect_state(self.trainer)
+        if shards is not None:
+            shards.write(tensors.pop("optimizer"))
+        weights = self.artifacts.weights()
         if not self._main:
             self._saver.saved_step = self.step
             return
         if self.artifacts.metrics_log.path.exists():
             self._unflushed.add(self.artifacts.metrics_log.path)
-        self._saver.save(self.step, self._writer(tensors), is_best, sorted(self._unflushed))
+        write = self._writer(tensors, weights, shards)
+        self._saver.save(self.step, write, is_best, sorted(self._unflushed), 0 if shards is None else shards.size)
         self._unflushed.clear()
 
-    def _writer(self, tensors: StateTensors) -> Callable[[Path], None]:
+    def _writer(
+        self, tensors: StateTensors, weights: dict[str, Tensor], shards: Shards | None
+    ) -> Callable[[Path], None]:
         """A function that writes the checkpoint of this moment."""
         artifacts, trainer = self.artifacts, self.trainer
         status, plots = f"in training, step {self.step} of {trainer.max_steps}", artifacts.recent_plots()
-        write_model, weights = artifacts.model_writer(
-            self.step, trainer.epoch, trainer.max_steps, status=status, plots=plots
+        write_model = artifacts.model_writer(
+            weights, self.step, trainer.epoch, trainer.max_steps, status=status, plots=plots
         )
         extra = {
             "best": finite(self.best), "best_step": self.best_step, "evaluated_step": self.evaluated_step,
@@ -384,6 +397,8 @@ class Session:
         def write(directory: Path) -> None:
             write_model(directory)
             write_state(directory / "state", tensors, values)
+            if shards is not None:
+                shards.move(directory / "state")
             save_master_weights(
                 directory / "state", artifacts.built.reward_model, artifacts.saved_dtype,
                 artifacts.adapter is not None, weights,

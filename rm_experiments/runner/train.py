@@ -27,6 +27,7 @@ from rm_experiments.launch.watchdog import AT_LEAST, FIRST, Watchdog
 from rm_experiments.modeling.adapters import add_adapter
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.reward_model import build_reward_model
+from rm_experiments.modeling.sharding import check_sharding, shard
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.data_table import data_lines
 from rm_experiments.reporting.tracking import Tracker, check_tracker, start_tracker
@@ -94,6 +95,12 @@ def train(
     """
     check(config)
     check_paths(config)
+    if config.launch.name == "torchrun" and config.launch.num_processes != ranks.world_size():
+        raise ConfigError(
+            f"launch.num_processes={config.launch.num_processes}: the run has {ranks.world_size()}; start it on each "
+            "machine with torchrun --nnodes MACHINES --nproc_per_node GPUS --rdzv_backend c10d --rdzv_endpoint "
+            "FIRST_MACHINE:29500 -m rm_experiments ..."
+        )
     if config.launch.name != "inline" and config.launch.num_processes != ranks.world_size():
         raise ConfigError(
             f"launch.num_processes={config.launch.num_processes}: the run has {ranks.world_size()}; "
@@ -103,7 +110,9 @@ def train(
     keep_freed_memory()
     # Its bars fill logs with carriage returns; progress is shown by our own.
     transformers_logging.disable_progress_bar()
-    accelerator = make_accelerator(config.train)
+    accelerator = make_accelerator(config.train, config.launch)
+    if config.launch.strategy == "fsdp":
+        check_sharding(config.launch, accelerator.num_processes, accelerator.device.type)
     console = RunConsole(accelerator.is_main_process)
     ends = end_of_time(config.train.max_hours)
     run_dir = ranks.on_main(lambda: RunDir(config))
@@ -124,7 +133,9 @@ def train(
         built = build_reward_model(config.model, prepared.model_config, config.seed)
     prepared.notes += built.notes
     adapter = add_adapter(built, config.adapter)
-    built.reward_model.to(accelerator.device)
+    sharded = config.launch.strategy == "fsdp"
+    if not sharded:
+        built.reward_model.to(accelerator.device)
     pad_id = prepared.tokenizer.pad_token_id
     attention_is_set = config.model.attention is not Attention.auto
     batcher, note = choose_layout(built.reward_model, config.train.layout, pad_id, attention_is_set)
@@ -133,6 +144,8 @@ def train(
         config=config, run_dir=run_dir, prepared=prepared, built=built, adapter=adapter, accelerator=accelerator,
         batcher=batcher,
     )  # fmt: skip
+    if sharded:
+        prepared.notes.append(shard(built.reward_model, config.launch, artifacts.precision, accelerator.device))
     trainer = _trainer(artifacts)
     check_steps(config, trainer, resume_from)
     ranks.on_main(lambda: check_tracker(config.tracking, in_sweep=sweep_dir is not None))

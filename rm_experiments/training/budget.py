@@ -10,6 +10,7 @@ from rm_experiments.data.groups import Group
 from rm_experiments.modeling.layouts.batch import Batch, padded_batch
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
+from rm_experiments.modeling.sharding import local
 
 _PROBES = (2048, 4096)
 _USED_SHARE = 0.8
@@ -62,7 +63,8 @@ def _measured(accelerator: Accelerator, reward_model: RewardModel, batcher: Batc
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     trained = [one for one in reward_model.parameters() if one.requires_grad]
-    moments = sum(2 * one.numel() * one.element_size() for one in trained)
+    # Of a sharded model this process's own, unless they are kept on the host.
+    moments = sum(2 * local(one).numel() * one.element_size() for one in trained if one.device.type == "cuda")
     fitting = (_USED_SHARE * (free - moments) - fixed) / per_token
     budget = torch.tensor(int(np.clip(fitting // _MULTIPLE * _MULTIPLE, _MULTIPLE, _MOST)), device=device)
     if accelerator.num_processes > 1:

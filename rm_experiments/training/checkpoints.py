@@ -23,7 +23,7 @@ FORMAT = 2
 """Of checkpoints: what is in state/."""
 _FOR_PEOPLE = ("README.md",)
 """The card has fields for the user to fill in, and no number is read from it."""
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
 """End of the names of what is being written or deleted."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAME = re.compile(r"step_(\d{8,})")
@@ -39,7 +39,7 @@ def commit_directory(target: Path, write: Callable[[Path], None], facts: dict[st
         TrainingError: when the disk is full.
     """
     assert not target.exists(), target
-    aside = target.with_name(f".{target.name}{_PARTIAL}")
+    aside = target.with_name(f".{target.name}{PARTIAL}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ class CheckpointStore:
 
     def clear_partial(self) -> None:
         """Delete what a process that was killed left half-written or half-deleted."""
-        for path in self.root.glob(f".*{_PARTIAL}"):
+        for path in self.root.glob(f".*{PARTIAL}"):
             path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
 
     def newest_good(self) -> tuple[int | None, list[str]]:
@@ -196,7 +196,7 @@ class CheckpointStore:
             return False
 
     def _link(self, name: str, step: int) -> None:
-        aside = self.root / f".{name}{_PARTIAL}"
+        aside = self.root / f".{name}{PARTIAL}"
         aside.unlink(missing_ok=True)
         aside.symlink_to(self.path(step).name)
         aside.rename(self.root / name)
@@ -227,7 +227,7 @@ def flush(path: Path) -> None:
 def remove(directory: Path) -> None:
     """Delete a directory so that no part of it is ever there under its name."""
     if directory.exists():
-        aside = directory.with_name(f".{directory.name}{_PARTIAL}")
+        aside = directory.with_name(f".{directory.name}{PARTIAL}")
         shutil.rmtree(aside, ignore_errors=True)
         directory.rename(aside)
         shutil.rmtree(aside)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rm_experiments.config.schema import OptimizerConfig
 from rm_experiments.errors import CheckpointError
+from rm_experiments.modeling.sharding import as_slice, local
 
 ParameterGroups = list[dict[str, Any]]
 
@@ -48,34 +49,44 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> BuiltOptimizer
     return BuiltOptimizer(optimizer=optimizer, names=[name for name, _ in decayed + free])
 
 
+def trained_parameters(built: BuiltOptimizer) -> dict[str, Tensor]:
+    """By name, in the order of the optimizer's groups."""
+    parameters = [one for group in built.optimizer.param_groups for one in group["params"]]
+    return dict(zip(built.names, parameters, strict=True))
+
+
 def optimizer_tensors(built: BuiltOptimizer) -> dict[str, Tensor]:
-    """A copy of the optimizer's state as `parameter name/state name` -> tensor, for a safetensors file."""
+    """A copy of the optimizer's state as `parameter name/state name` -> tensor, for a safetensors file.
+
+    Of a sharded model what this process holds.
+    """
     state = built.optimizer.state_dict()["state"]
     tensors: dict[str, Tensor] = {}
     for index, name in enumerate(built.names):
         for key, value in state.get(index, {}).items():
-            tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
+            tensors[f"{name}/{key}"] = local(torch.as_tensor(value)).detach().to("cpu", copy=True).contiguous()
     return tensors
 
 
 def load_optimizer_tensors(built: BuiltOptimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave.
+    """Put back what `optimizer_tensors` gave, on as many processes.
 
     Raises:
         CheckpointError: when it belongs to other parameters.
     """
     index_of = {name: index for index, name in enumerate(built.names)}
-    shapes = [one.shape for group in built.optimizer.param_groups for one in group["params"]]
+    parameters = list(trained_parameters(built).values())
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")
         if name not in index_of:
             raise CheckpointError(f"the optimizer state holds {name!r}, which is not trained in this run")
-        if value.ndim and value.shape != shapes[index_of[name]]:
+        parameter = parameters[index_of[name]]
+        if value.ndim and value.shape != local(parameter).shape:
             raise CheckpointError(
                 f"the optimizer state of {name!r} has the shape {tuple(value.shape)}, not the weight's"
             )
-        state.setdefault(index_of[name], {})[entry] = value
+        state.setdefault(index_of[name], {})[entry] = as_slice(parameter, value) if value.ndim else value
     if tensors and len(state) != len(built.names):
         lost = next(name for name in built.names if index_of[name] not in state)
         raise CheckpointError(f"the optimizer state lacks {lost!r}, which is trained in this run")

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rm_experiments.errors import CheckpointError
-from rm_experiments.training.optimizers import load_optimizer_tensors, optimizer_tensors
+from rm_experiments.modeling.sharding import is_sharded
+from rm_experiments.training.optimizers import load_optimizer_tensors, optimizer_tensors, trained_parameters
+from rm_experiments.training.shards import read_optimizer
 from rm_experiments.training.trainer import Progress, Trainer
 
 StateTensors = dict[str, dict[str, Tensor]]
@@ -23,7 +25,8 @@ StateTensors = dict[str, dict[str, Tensor]]
 def collect_state(trainer: Trainer) -> StateTensors:
     """The tensors of state/: optimizer, metric window, random states of all processes. Called on every process.
 
-    They are copies, which training does not change.
+    They are copies, which training does not change. The optimizer's are with the main process, or, of a sharded model,
+    with each process its own (`rm_experiments.training.shards`).
     """
     window = {"sums": trainer.window.sums, "extrema": trainer.window.extrema}
     mine = {
@@ -35,7 +38,8 @@ def collect_state(trainer: Trainer) -> StateTensors:
     per_process = gather_object([mine])
     processes = {f"{rank}/{name}": value for rank, tensors in enumerate(per_process) for name, value in tensors.items()}
     # One process writes; the others need no copy on the host.
-    optimizer = optimizer_tensors(trainer.built) if trainer.accelerator.is_main_process else {}
+    wanted = trainer.accelerator.is_main_process or is_sharded(trainer.reward_model)
+    optimizer = optimizer_tensors(trainer.built) if wanted else {}
     return {"optimizer": optimizer, "processes": processes}
 
 
@@ -47,6 +51,7 @@ def collect_values(trainer: Trainer, extra: dict[str, Any]) -> dict[str, Any]:
         "max_steps": trainer.max_steps,
         "token_budget": trainer.token_budget,
         "num_processes": trainer.accelerator.num_processes,
+        "strategy": trainer.strategy,
         "grad_scaler": None if scaler is None else scaler.state_dict(),
         **extra,
     }
@@ -54,7 +59,7 @@ def collect_values(trainer: Trainer, extra: dict[str, Any]) -> dict[str, Any]:
 
 def write_state(directory: Path, tensors: StateTensors, values: dict[str, Any]) -> None:
     """Write state/ from what `collect_state` and `collect_values` gave. On one process, in any thread."""
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     for name, content in tensors.items():
         save_file(content, directory / f"{name}.safetensors")
     (directory / "trainer.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -77,7 +82,7 @@ def load_state(directory: Path, trainer: Trainer) -> list[str]:
         CheckpointError: when the state belongs to another model.
     """
     values = read_extra(directory)
-    load_optimizer_tensors(trainer.built, load_file(directory / "optimizer.safetensors"))
+    load_optimizer_tensors(trainer.built, read_optimizer(directory, trained_parameters(trainer.built)))
     trainer.progress = Progress(**values["progress"])
     trainer.resume_budget(values["token_budget"])
     scaler = trainer.accelerator.scaler
@@ -99,4 +104,7 @@ def load_state(directory: Path, trainer: Trainer) -> list[str]:
             torch.cuda.set_rng_state(processes[f"{rank}/cuda"])
     except KeyError as error:
         raise CheckpointError(f"{directory}: the state of process {rank} is missing ({error})") from error
+    before = values.get("strategy", trainer.strategy)
+    if before != trainer.strategy and world_size > 1:
+        return [f"saved with launch.strategy={before}, continued with {trainer.strategy}: bits may differ"]
     return []

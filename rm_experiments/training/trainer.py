@@ -14,10 +14,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.data.batching import StepPlan
-from rm_experiments.data.groups import shares_of_ranks
+from rm_experiments.data.groups import Item, shares_of_ranks
 from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import NonFiniteError, OutOfMemoryError
@@ -26,6 +27,7 @@ from rm_experiments.launch.memory import is_out_of_memory
 from rm_experiments.modeling.layouts.batch import moved
 from rm_experiments.modeling.layouts.layout import Batcher, MicroBatch
 from rm_experiments.modeling.reward_model import RewardModel
+from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.training.budget import training_budget
 from rm_experiments.training.losses import LOSSES
 from rm_experiments.training.optimizers import BuiltOptimizer
@@ -54,8 +56,12 @@ class StepWork:
     """Pairs of the step, on all processes."""
     batches: list[tuple[MicroBatch, Tensor]]
     """With weight, label and target margin [3, m] of the pairs."""
-    idle: bool
-    """Whether the batches are there only so that this process takes part."""
+    filling: int
+    """How many batches, the last ones, are there only so that this process takes part."""
+
+    def counts(self, number: int) -> bool:
+        """Whether the batch of this number is part of the step."""
+        return number < len(self.batches) - self.filling
 
 
 @dataclass(kw_only=True)
@@ -99,16 +105,24 @@ class Trainer:
         self._pass_tokens = self.token_budget
         """Tokens of one of this process's forward passes: fewer, where memory ran out."""
         self._loss = LOSSES[config.loss.name]
-        self._model, self._optimizer = accelerator.prepare(reward_model, built.optimizer)
+        self._sharded = is_sharded(reward_model)
+        """Whether all processes compute each pass together, so that they make equally many and none is repeated."""
+        self._model: torch.nn.Module = reward_model if self._sharded else accelerator.prepare(reward_model)
+        self._optimizer = accelerator.prepare(built.optimizer)
         self._first_bad_step = torch.full((), -1.0, device=accelerator.device)
-        # Optimizers whose kernel skips a step by itself.
-        self._optimizer_can_skip = bool(built.optimizer.defaults.get("fused"))
+        # Optimizers whose kernel skips a step by itself, where the weights are.
+        self._optimizer_can_skip = bool(built.optimizer.defaults.get("fused")) and not self._sharded
         reward_model.train()
 
     @property
     def lr(self) -> float:
         """The learning rate of the last completed step."""
         return float(self.built.optimizer.param_groups[0]["lr"])
+
+    @property
+    def strategy(self) -> str:
+        """`fsdp` or `ddp`: what each process holds."""
+        return "fsdp" if self._sharded else "ddp"
 
     @property
     def epoch(self) -> float:
@@ -216,15 +230,21 @@ class Trainer:
         total = torch.zeros((), device=accelerator.device)
         for number, (made, columns) in enumerate(work.batches):
             last = number == len(work.batches) - 1
-            given_up = given_up or self.should_stop()
-            if given_up and not (last and accelerator.num_processes > 1):
+            given_up = given_up or self._is_given_up()
+            if given_up and (self._sharded or not (last and accelerator.num_processes > 1)):
                 # Of several processes each takes part in the gradient's sum, which comes with the last pass.
                 continue
             try:
-                total = total + self._pass(work, made, columns, last)
+                total = total + self._pass(work, made, columns, last, work.counts(number))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+                if self._sharded:
+                    raise OutOfMemoryError(
+                        f"step {work.step + 1}, rank {accelerator.process_index}: out of memory in a forward and "
+                        "backward pass, which all processes compute together; try train.micro_batch_tokens="
+                        f"{max(1, self._pass_tokens // 2)}, or train.gradient_checkpointing=true"
+                    ) from error
                 if last and accelerator.num_processes > 1:
                     raise OutOfMemoryError(
                         f"step {work.step + 1}, rank {accelerator.process_index}: out of memory while the processes "
@@ -234,18 +254,31 @@ class Trainer:
             self.beat()
         return None if given_up else total
 
-    def _pass(self, work: StepWork, made: MicroBatch, columns: Tensor, last: bool) -> Tensor:
+    def _is_given_up(self) -> bool:
+        """Whether to leave out the passes that are still to come: on all processes, if they compute them together."""
+        asked = self.should_stop()
+        return ranks.largest(int(asked)) > 0 if self._sharded else asked
+
+    def _rewards(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Rewards [m] of the chosen and [m] of the rejected answers."""
+        with self.accelerator.autocast():
+            chosen, rejected = self._model(micro.batch)[micro.places].view(-1, 2).unbind(1)
+        return chosen, rejected
+
+    def _pass(self, work: StepWork, made: MicroBatch, columns: Tensor, last: bool, counts: bool) -> Tensor:
         """One forward and backward pass. Returns the sum of its losses."""
         accelerator = self.accelerator
         # The mean over processes that distributed training takes is undone: the sum is what is wanted.
-        scale = 0.0 if work.idle else accelerator.num_processes / float(self._pairs.weight[work.indices].sum())
+        scale = accelerator.num_processes / float(self._pairs.weight[work.indices].sum()) if counts else 0.0
         micro, (weight, label, margin) = made.to(accelerator.device), moved(columns, accelerator.device)
-        with contextlib.nullcontext() if last else accelerator.no_sync(self._model):
-            chosen, rejected = self._model(micro.batch)[micro.places].view(-1, 2).unbind(1)
+        # Whole gradients of a sharded model would not fit: each pass adds them to the slices.
+        at_once = last or self._sharded
+        with contextlib.nullcontext() if at_once else accelerator.no_sync(self._model):
+            chosen, rejected = self._rewards(micro)
             losses = self._loss(chosen, rejected, margin, label, self._config.loss)
             accelerator.backward((losses * weight).sum() * scale)
         self.reward_model.release()
-        if work.idle:
+        if not counts:
             return torch.zeros((), device=accelerator.device)
         self.window.add_pairs(losses, chosen, rejected, weight, label, micro.num_tokens)
         return losses.detach().sum()
@@ -257,13 +290,26 @@ class Trainer:
             indices = self.plan.step(step)
             items = self._batcher.items(pairs, indices, budget, keep_pairs=True)
             shares = shares_of_ranks([one.cost for one in items], accelerator.num_processes)
-            share = [items[one] for one in shares[accelerator.process_index]]
-            idle = not share
-            # A process without a pair still takes part in the gradient's sum, with pairs of weight 0.
-            bins = self._batcher.bins(pairs, share or items[:1], of_pass)
-            made = [self._batcher.micro_batch(pairs, one) for one in bins]
+            made, filling = self._batches(items, shares, of_pass)
             batches = [(one, self._columns(one.sequences[::2] >> 1)) for one in made]
-            yield StepWork(step=step, indices=indices, batches=batches, idle=idle)
+            yield StepWork(step=step, indices=indices, batches=batches, filling=filling)
+
+    def _batches(self, items: list[Item], shares: list[list[int]], budget: int) -> tuple[list[MicroBatch], int]:
+        """This process's forward passes of a step, and how many of them, the last ones, only take part.
+
+        A process without a pair still takes part in the gradient's sum. Processes that compute each pass together make
+        as many as the one that has most.
+        """
+        bins_of = self._batcher.bins
+        share = [items[one] for one in shares[self.accelerator.process_index]]
+        bins = bins_of(self._pairs, share, budget) if share else []
+        number = max(1, len(bins))
+        if self._sharded:
+            number = max(len(bins_of(self._pairs, [items[one] for one in each], budget)) for each in shares if each)
+        filling = number - len(bins)
+        # The least work there is.
+        bins += [[min(items, key=lambda one: one.cost)]] * filling
+        return [self._batcher.micro_batch(self._pairs, one) for one in bins], filling
 
     def _columns(self, members: np.ndarray) -> Tensor:
         """[3, m] weight, label and target margin of the pairs."""
@@ -278,7 +324,9 @@ class Trainer:
             self.reward_model.parameters(), float("inf") if limit is None else limit
         )
         assert isinstance(norm, Tensor)
-        return norm.detach()
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        return norm.detach().to(self.accelerator.device)
 
     def _guard(self, loss: Tensor, grad_norm: Tensor) -> None:
         """Keep the weights from a step that is not finite on any process, and from all after it."""
@@ -321,11 +369,12 @@ class Trainer:
         """Ids of this process's pairs of a step whose loss is not finite by the weights as they are."""
         found: list[str] = []
         for work in self._work(step, step + 1):
-            for made, columns in () if work.idle else work.batches:
+            for number, (made, columns) in enumerate(work.batches):
+                if not (work.counts(number) or self._sharded):
+                    continue
                 micro, (_, label, margin) = made.to(self.accelerator.device), moved(columns, self.accelerator.device)
                 with torch.no_grad():
-                    chosen, rejected = self._model(micro.batch)[micro.places].view(-1, 2).unbind(1)
-                    losses = self._loss(chosen, rejected, margin, label, self._config.loss)
+                    losses = self._loss(*self._rewards(micro), margin, label, self._config.loss)
                 bad = ~torch.isfinite(losses).cpu().numpy()
                 found += self._pairs.ids_of_pairs((micro.sequences[::2] >> 1)[bad])
         return found

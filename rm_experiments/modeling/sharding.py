@@ -1,0 +1,146 @@
+"""A model that is spread over all processes (FSDP2): each holds a slice of every weight, gradient and moment.
+
+A layer's weights are gathered before it computes and let go after it, so that all processes must make the same number
+of forward and backward passes, in the same order. torch's `fully_shard` is used directly: accelerate's plugin ignores
+itself without a word where there is no accelerator (accelerate 1.15).
+
+Weights are sliced along their first dimension as `torch.chunk` does it: process r holds rows r * c up to (r + 1) * c of
+n, where c is n / processes rounded up; the last processes may hold none.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from rm_experiments.config.schema import LaunchConfig
+from rm_experiments.errors import ConfigError
+from rm_experiments.modeling.layouts.last_layer import layers_of
+from rm_experiments.modeling.reward_model import RewardModel
+
+
+def check_sharding(launch: LaunchConfig, world_size: int, device_type: str) -> None:
+    """Refuse to shard where there is nothing to spread over, or no GPU to keep free.
+
+    Raises:
+        ConfigError: one line each.
+    """
+    if world_size == 1:
+        raise ConfigError(
+            "launch.strategy=fsdp: spreads a model over several processes, and this run has one; try launch=fsdp2 "
+            "launch.num_processes=2, or launch.strategy=ddp"
+        )
+    if launch.fsdp_cpu_offload and device_type != "cuda":
+        raise ConfigError("launch.fsdp_cpu_offload=true: no effect without a GPU; leave it out")
+
+
+def shard(reward_model: RewardModel, launch: LaunchConfig, precision: str, device: torch.device) -> str:
+    """Spread the weights, which are the same on every process, over all of them. Called on every process.
+
+    Each layer is gathered by itself; what is outside of the layers (embeddings, last norm, head) together. Layers are
+    gathered and computed in the type of `precision`, slices and gradients keep the weights' own; head and embeddings
+    are gathered as they are.
+
+    Args:
+        precision: `fp32` or `bf16`.
+
+    Returns:
+        A sentence that tells what each process holds.
+
+    Raises:
+        ConfigError: when the model's layers are not found.
+    """
+    model = reward_model.model
+    layers = layers_of(model, model.config.get_text_config().num_hidden_layers)
+    if layers is None:
+        raise ConfigError(
+            f"launch.strategy=fsdp: the layers of {type(model).__name__} were not found; try launch.strategy=ddp"
+        )
+    world_size = torch.distributed.get_world_size()
+    settings: dict[str, Any] = {
+        "mesh": init_device_mesh(device.type, (world_size,)),
+        "offload_policy": CPUOffloadPolicy() if launch.fsdp_cpu_offload else OffloadPolicy(),
+    }
+    # What enters a layer keeps its type, as under autocast: sums over many layers are not rounded to 16 bits.
+    narrow = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if precision == "bf16" else None,
+        reduce_dtype=torch.float32 if precision == "bf16" else None,
+        cast_forward_inputs=False,
+    )
+    for layer in layers:
+        fully_shard(layer, mp_policy=narrow, reshard_after_forward=launch.fsdp_reshard_after_forward, **settings)
+    fully_shard(reward_model, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False), **settings)
+    # Rewards are a column of the head's output, and nobody changes them in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    here = sum(local(one).numel() for one in reward_model.parameters())
+    total = sum(one.numel() for one in reward_model.parameters())
+    return (
+        f"FSDP: {len(layers)} layers spread over {world_size} processes; the first one holds {here:,} of {total:,} "
+        "weights."
+    )
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard` was applied."""
+    return isinstance(module, FSDPModule)
+
+
+def reshard(module: nn.Module) -> None:
+    """Let gathered weights go, which a forward pass without a backward pass leaves behind."""
+    for one in module.modules():
+        if isinstance(one, FSDPModule):
+            one.reshard()
+
+
+def local(value: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def gathered(value: Tensor, keep: bool) -> Tensor | None:
+    """A copy on the host of a whole tensor, which is on the device only meanwhile. Called on every process.
+
+    Returns:
+        None where it is not to be kept.
+    """
+    value = value.detach()
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.to("cpu", copy=True) if keep else None
+
+
+def put(target: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into one that may be sliced, of which this process takes its rows."""
+    with torch.no_grad():
+        local(target).copy_(own_rows(target, value))
+
+
+def own_rows(like: Tensor, value: Tensor) -> Tensor:
+    """The rows of a whole tensor that this process holds of `like`."""
+    if not isinstance(like, DTensor):
+        return value
+    first, count = rows_of(like)
+    return value[first : first + count]
+
+
+def rows_of(value: DTensor) -> tuple[int, int]:
+    """First row and number of rows that this process holds."""
+    mesh = value.device_mesh
+    chunk = -(-value.shape[0] // mesh.size())
+    return min(mesh.get_local_rank() * chunk, value.shape[0]), value.to_local().shape[0]
+
+
+def as_slice(like: Tensor, value: Tensor) -> Tensor:
+    """The rows that this process holds of a tensor, as a slice of a whole like `like`."""
+    if not isinstance(like, DTensor):
+        return value
+    value = value.to(like.to_local().device)
+    return DTensor.from_local(
+        value, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
