@@ -61,7 +61,6 @@ def save_model(
     model = reward_model.model
     tokenizer.save_pretrained(directory)
     if adapter is not None:
-        # Not from its state_dict, which would take the weights from a sharded model that is computing.
         names = [name for name, _ in adapter.named_parameters()]
         adapter.save_pretrained(directory, state_dict={name: weights[name] for name in names if name in weights})
         return

@@ -10,6 +10,7 @@ n, where c is n / processes rounded up; the last processes may hold none.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -84,6 +85,19 @@ def shard(reward_model: RewardModel, launch: LaunchConfig, precision: str, devic
         f"FSDP: {len(layers)} layers spread over {world_size} processes; the first one holds {here:,} of {total:,} "
         "weights."
     )
+
+
+def without_weights(reward_model: RewardModel, adapter: Any | None) -> tuple[RewardModel, Any | None]:
+    """Copies that have names, shapes and settings only, for saving in another thread: not to be sharded with the model.
+
+    Asking a sharded model for its `state_dict`, as peft does, takes its weights away from a forward pass.
+    """
+    parameters = {
+        id(one): nn.Parameter(torch.empty_like(one, device="meta"), requires_grad=one.requires_grad)
+        for one in reward_model.parameters()
+    }
+    copied: tuple[RewardModel, Any | None] = copy.deepcopy((reward_model, adapter), parameters)  # type: ignore[arg-type]
+    return copied
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -25,7 +25,7 @@ from rm_experiments.data.templates import first_token, last_token
 from rm_experiments.evaluation.records import Records
 from rm_experiments.modeling.directory import copied_weights, save_model
 from rm_experiments.modeling.layouts.layout import Batcher
-from rm_experiments.modeling.reward_model import DTYPES, BuiltModel
+from rm_experiments.modeling.reward_model import DTYPES, BuiltModel, RewardModel
 from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
 from rm_experiments.runner.command import is_sweep
@@ -60,6 +60,8 @@ class Artifacts:
     tracked: dict[str, int] = field(default_factory=lambda: {"train": -1, "eval": -1})
     """The newest step of each kind that an attempt, which was killed after its last checkpoint, told W&B of."""
     wandb_url: str | None = None
+    skeleton: tuple[RewardModel, Any | None] | None = None
+    """Copies of a sharded model and its adapter without weights, with which a thread can save."""
     plan: StepPlan | None = None
     """The pairs of each step; set once the number of steps is known."""
     _plots: list[Path] = field(default_factory=list)
@@ -79,6 +81,11 @@ class Artifacts:
             return torch.float32
         chosen = self.config.checkpoint.dtype
         return self.built.base_dtype if chosen is Dtype.auto else DTYPES[chosen]
+
+    @property
+    def for_saving(self) -> tuple[RewardModel, Any | None]:
+        """The model and its adapter, for names and settings: what they hold may be changing."""
+        return self.skeleton or (self.built.reward_model, self.adapter)
 
     @property
     def precision(self) -> str:
@@ -109,8 +116,8 @@ class Artifacts:
         inputs = self._card(step, epochs, max_steps, **card)
 
         def write(directory: Path) -> None:
-            model, tokenizer = self.built.reward_model, self.prepared.tokenizer
-            save_model(directory, model, self.adapter, tokenizer, self.saved_dtype, weights)
+            model, adapter = self.for_saving
+            save_model(directory, model, adapter, self.prepared.tokenizer, self.saved_dtype, weights)
             # Plain values only, so that torch.load(weights_only=True) reads it.
             buffer = io.BytesIO()
             torch.save(to_plain(self.config), buffer)

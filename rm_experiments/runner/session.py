@@ -399,10 +399,8 @@ class Session:
             write_state(directory / "state", tensors, values)
             if shards is not None:
                 shards.move(directory / "state")
-            save_master_weights(
-                directory / "state", artifacts.built.reward_model, artifacts.saved_dtype,
-                artifacts.adapter is not None, weights,
-            )  # fmt: skip
+            model, adapter = artifacts.for_saving
+            save_master_weights(directory / "state", model, artifacts.saved_dtype, adapter is not None, weights)
 
         return write
 

@@ -27,7 +27,7 @@ from rm_experiments.launch.watchdog import AT_LEAST, FIRST, Watchdog
 from rm_experiments.modeling.adapters import add_adapter
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.reward_model import build_reward_model
-from rm_experiments.modeling.sharding import check_sharding, shard
+from rm_experiments.modeling.sharding import check_sharding, shard, without_weights
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.data_table import data_lines
 from rm_experiments.reporting.tracking import Tracker, check_tracker, start_tracker
@@ -145,6 +145,7 @@ def train(
         batcher=batcher,
     )  # fmt: skip
     if sharded:
+        artifacts.skeleton = without_weights(built.reward_model, adapter)
         prepared.notes.append(shard(built.reward_model, config.launch, artifacts.precision, accelerator.device))
     trainer = _trainer(artifacts)
     check_steps(config, trainer, resume_from)
