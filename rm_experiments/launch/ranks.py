@@ -80,6 +80,8 @@ def on_main(action: Callable[[], Result]) -> Result:
             box = [(None, error)]
         except Exception as error:
             box = [(None, TrainingError(f"rank 0: {type(error).__name__}: {error}"))]
+    # The others wait on the host, half an hour if need be: a collective operation of GPUs gives up sooner.
+    largest(0)
     result, refusal = broadcast_object_list(box)[0]
     if refusal is not None:
         raise refusal

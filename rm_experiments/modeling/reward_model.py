@@ -203,14 +203,7 @@ def build_reward_model(config: ModelConfig, model_config: PretrainedConfig, seed
         CheckpointError: when weights are missing, damaged, or are not those of one label.
     """
     torch.manual_seed(seed)
-    attention: dict[str, Any] = {}
-    if config.attention is not Attention.auto:
-        attention["attn_implementation"] = config.attention.value
-    elif getattr(model_config.get_text_config(), "attn_logit_softcapping", None) is not None:
-        # Some releases of transformers prefer kernels for Gemma 2 that leave its soft caps out without a word.
-        attention["attn_implementation"] = "eager"
-    # Float32 master weights unless asked otherwise: in bfloat16 most updates of a small learning rate round to nothing.
-    dtype = DTYPES.get(config.dtype, torch.float32)
+    dtype, attention = _kind(config, model_config)
     if config.scratch is not None:
         model: PreTrainedModel = LlamaForSequenceClassification._from_config(model_config, dtype=dtype, **attention)
         missing, base_dtype = {"score.weight"}, torch.float32
@@ -218,16 +211,42 @@ def build_reward_model(config: ModelConfig, model_config: PretrainedConfig, seed
         saved_dtype = model_config.dtype
         model, missing = _load_pretrained(config, model_config, dtype, attention)
         base_dtype = saved_dtype if isinstance(saved_dtype, torch.dtype) else torch.float32
-    reward_model = RewardModel(model)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = config.dropout
+    reward_model = _with_dropout(RewardModel(model), config)
     fresh = any(_is_head(key, reward_model) for key in missing)
     note = _initialise_head(reward_model, seed) if fresh else "Reward head: the checkpoint's own, kept."
     return BuiltModel(
         reward_model=reward_model, base_dtype=base_dtype, notes=[note], fresh_head=fresh,
         own_modules=_own_modules(model, missing),
     )  # fmt: skip
+
+
+def empty_reward_model(config: ModelConfig, model_config: PretrainedConfig) -> RewardModel:
+    """The same architecture without weights (on torch's `meta` device), which takes no memory and reads no file."""
+    dtype, attention = _kind(config, model_config)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(
+            model_config, dtype=dtype, trust_remote_code=config.trust_remote_code, **attention
+        )
+    return _with_dropout(RewardModel(model), config)
+
+
+def _kind(config: ModelConfig, model_config: PretrainedConfig) -> tuple[torch.dtype, dict[str, Any]]:
+    """The type of the weights in training, and the attention as an argument of transformers."""
+    attention: dict[str, Any] = {}
+    if config.attention is not Attention.auto:
+        attention["attn_implementation"] = config.attention.value
+    elif getattr(model_config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        # Some releases of transformers prefer kernels for Gemma 2 that leave its soft caps out without a word.
+        attention["attn_implementation"] = "eager"
+    # Float32 master weights unless asked otherwise: in bfloat16 most updates of a small learning rate round to nothing.
+    return DTYPES.get(config.dtype, torch.float32), attention
+
+
+def _with_dropout(reward_model: RewardModel, config: ModelConfig) -> RewardModel:
+    for module in reward_model.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = config.dropout
+    return reward_model
 
 
 def _load_pretrained(

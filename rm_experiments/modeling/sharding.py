@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rm_experiments.config.schema import LaunchConfig
-from rm_experiments.errors import ConfigError
+from rm_experiments.errors import ConfigError, TrainingError
 from rm_experiments.modeling.layouts.last_layer import layers_of
 from rm_experiments.modeling.reward_model import RewardModel
 
@@ -42,7 +42,7 @@ def check_sharding(launch: LaunchConfig, world_size: int, device_type: str) -> N
 
 
 def shard(reward_model: RewardModel, launch: LaunchConfig, precision: str, device: torch.device) -> str:
-    """Spread the weights, which are the same on every process, over all of them. Called on every process.
+    """Make a model whose weights are to be spread over all processes; `fill` gives them. Called on every process.
 
     Each layer is gathered by itself; what is outside of the layers (embeddings, last norm, head) together. Layers are
     gathered and computed in the type of `precision`, slices and gradients keep the weights' own; head and embeddings
@@ -87,17 +87,63 @@ def shard(reward_model: RewardModel, launch: LaunchConfig, precision: str, devic
     )
 
 
-def without_weights(reward_model: RewardModel, adapter: Any | None) -> tuple[RewardModel, Any | None]:
-    """Copies that have names, shapes and settings only, for saving in another thread: not to be sharded with the model.
+Form = dict[str, tuple[torch.Size, torch.dtype, bool]]
+"""Of each weight by name: shape, type, and whether it is trained."""
 
-    Asking a sharded model for its `state_dict`, as peft does, takes its weights away from a forward pass.
+
+def form_of(reward_model: RewardModel) -> Form:
+    """What processes must agree on."""
+    return {name: (one.shape, one.dtype, one.requires_grad) for name, one in reward_model.named_parameters()}
+
+
+def without_weights(reward_model: RewardModel, adapter: Any | None, form: Form) -> tuple[RewardModel, Any | None]:
+    """Copies that have no weights (on torch's `meta` device), of the types in `form`.
+
+    Beside what will be sharded they serve to save in another thread: to ask a sharded model for its `state_dict`, as
+    peft does, takes its weights away from a forward pass.
+
+    Raises:
+        TrainingError: when the model has other weights than `form` says.
     """
-    parameters = {
-        id(one): nn.Parameter(torch.empty_like(one, device="meta"), requires_grad=one.requires_grad)
-        for one in reward_model.parameters()
-    }
-    copied: tuple[RewardModel, Any | None] = copy.deepcopy((reward_model, adapter), parameters)  # type: ignore[arg-type]
+    named = dict(reward_model.named_parameters())
+    if {name: one.shape for name, one in named.items()} != {name: shape for name, (shape, _, _) in form.items()}:
+        raise TrainingError(
+            f"launch.strategy=fsdp: {type(reward_model.model).__name__} has other weights when it is made from its "
+            "config than when it is loaded; use launch.strategy=ddp"
+        )
+    empty = {}
+    for name, (shape, dtype, trained) in form.items():
+        value = torch.empty(shape, dtype=dtype, device="meta")
+        empty[id(named[name])] = nn.Parameter(value, requires_grad=trained)
+    copied: tuple[RewardModel, Any | None] = copy.deepcopy((reward_model, adapter), empty)
     return copied
+
+
+def whole_tensors(reward_model: RewardModel) -> dict[str, Tensor]:
+    """All weights and buffers, by name."""
+    named = [*reward_model.named_parameters(), *reward_model.named_buffers()]
+    return {name: value.detach() for name, value in named}
+
+
+def fill(reward_model: RewardModel, weights: dict[str, Tensor] | None, device: torch.device, offload: bool) -> None:
+    """Give each process its slices of the first one's weights. Called on every process.
+
+    Args:
+        weights: from `whole_tensors`, emptied on the way; None on the other processes.
+        offload: whether slices are kept on the host.
+    """
+    reward_model.to_empty(device=torch.device("cpu") if offload else device)
+    with torch.no_grad():
+        for name, target in [*reward_model.named_parameters(), *reward_model.named_buffers()]:
+            if weights is None:
+                value = torch.empty(target.shape, dtype=target.dtype, device=device)
+            else:
+                value = weights.pop(name).to(device)
+            if isinstance(target, DTensor):
+                value = distribute_tensor(value, target.device_mesh, target.placements).to_local()
+            else:
+                torch.distributed.broadcast(value, src=0)
+            local(target).copy_(value)
 
 
 def is_sharded(module: nn.Module) -> bool:

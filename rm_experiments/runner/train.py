@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from rm_experiments.config.changes import config_hash, flat_settings, is_free
 from rm_experiments.config.compose import to_plain
 from rm_experiments.config.rules import evaluates
-from rm_experiments.config.schema import Attention, RunConfig
+from rm_experiments.config.schema import RunConfig
 from rm_experiments.config.validation import check
 from rm_experiments.data.audit.kinds import SERIOUS
 from rm_experiments.errors import ConfigError, TrainingError, UserError
@@ -24,14 +24,12 @@ from rm_experiments.launch import ranks
 from rm_experiments.launch.memory import keep_freed_memory
 from rm_experiments.launch.signals import StopRequest, end_of_time, stop_on_signals
 from rm_experiments.launch.watchdog import AT_LEAST, FIRST, Watchdog
-from rm_experiments.modeling.adapters import add_adapter
-from rm_experiments.modeling.layouts.choice import choose_layout
-from rm_experiments.modeling.reward_model import build_reward_model
-from rm_experiments.modeling.sharding import check_sharding, shard, without_weights
+from rm_experiments.modeling.sharding import check_sharding
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.data_table import data_lines
 from rm_experiments.reporting.tracking import Tracker, check_tracker, start_tracker
 from rm_experiments.runner.artifacts import Artifacts
+from rm_experiments.runner.building import ready_model
 from rm_experiments.runner.dry_run import dry_run_lines
 from rm_experiments.runner.environment import git_commit
 from rm_experiments.runner.final import final_step, save_final
@@ -130,27 +128,16 @@ def train(
             console.result(line)
         return RunResult(status="dry_run", run_dir=run_dir.path)
     with console.waiting("Loading the model ..."):
-        built = build_reward_model(config.model, prepared.model_config, config.seed)
-    prepared.notes += built.notes
-    adapter = add_adapter(built, config.adapter)
-    sharded = config.launch.strategy == "fsdp"
-    if not sharded:
-        built.reward_model.to(accelerator.device)
-    pad_id = prepared.tokenizer.pad_token_id
-    attention_is_set = config.model.attention is not Attention.auto
-    batcher, note = choose_layout(built.reward_model, config.train.layout, pad_id, attention_is_set)
-    prepared.notes.append(note)
+        model = ready_model(config, prepared, accelerator)
+    prepared.notes += model.notes
     artifacts = Artifacts(
-        config=config, run_dir=run_dir, prepared=prepared, built=built, adapter=adapter, accelerator=accelerator,
-        batcher=batcher,
+        config=config, run_dir=run_dir, prepared=prepared, built=model.built, adapter=model.adapter,
+        accelerator=accelerator, batcher=model.batcher, skeleton=model.skeleton,
     )  # fmt: skip
-    if sharded:
-        artifacts.skeleton = without_weights(built.reward_model, adapter)
-        prepared.notes.append(shard(built.reward_model, config.launch, artifacts.precision, accelerator.device))
     trainer = _trainer(artifacts)
     check_steps(config, trainer, resume_from)
     ranks.on_main(lambda: check_tracker(config.tracking, in_sweep=sweep_dir is not None))
-    size = checkpoint_size(built.reward_model.model, artifacts.saved_dtype, adapter is not None)
+    size = checkpoint_size(model.built.reward_model.model, artifacts.saved_dtype, model.adapter is not None)
     saves_once = not evaluates(config) and config.checkpoint.every_steps is None
     ranks.on_main(lambda: check_space(run_dir.path, size, config.checkpoint, saves_once))
     # From here on there is something to lose: a signal saves before it ends the run.

@@ -59,6 +59,23 @@ def choose_layout(
     return padded, f"Layout: padded, since {reason}."
 
 
+def adopt_layout(reward_model: RewardModel, batcher: Batcher, shape: Shape | None) -> None:
+    """Prepare a model for the layout that was chosen for the same one elsewhere.
+
+    Args:
+        shape: what `pruned_shape` says of the other one.
+    """
+    if batcher.layout is not Layout.padded:
+        reward_model.model.set_attn_implementation(NAME)
+        _prune(reward_model, shape)
+
+
+def pruned_shape(reward_model: RewardModel) -> Shape | None:
+    """What the model's last layer gives of the scored rows; None when it computes all rows."""
+    layers = layers_of(reward_model.model, reward_model.model.config.get_text_config().num_hidden_layers)
+    return None if layers is None else getattr(layers[-1], "shape", None)
+
+
 def _candidates(reward_model: RewardModel, wanted: Layout) -> Iterator[tuple[Layout, Shape | None]]:
     """Layouts with what a pruned last layer gives, the fastest first."""
     if not reward_model.is_decoder:
