@@ -40,7 +40,7 @@ AT_COMPOSITION: dict[str, str] = {
     "model=tinny": f"model=tinny: allowed are {MODELS}; did you mean model=tiny?",
     "eval=step":
         "eval=step: allowed are default, epochs, log_spaced, none, start_end, steps; did you mean eval=steps?",
-    "launch=slurm": "launch=slurm: allowed are accelerate, inline",
+    "launch=slurm": "launch=slurm: allowed are accelerate, fsdp2, inline, one_node, two_nodes",
     "debug=onestep": "debug=onestep: allowed are one_step, overfit, profile; did you mean debug=one_step?",
     # Values of another type.
     "seed=abc": f"seed: Value 'abc' {NOT_INT}",
@@ -84,7 +84,7 @@ BY_RULE: dict[str, str] = {
         "scheduler.name=step: allowed are constant, linear, cosine, warmup_stable_decay; "
         "try scheduler.name=constant",
     "adapter.name=qlora": "adapter.name=qlora: allowed are none, lora; try adapter.name=none",
-    "launch.name=slurm": "launch.name=slurm: allowed are inline, accelerate; try launch.name=inline",
+    "launch.name=slurm": "launch.name=slurm: allowed are inline, accelerate, torchrun; try launch.name=inline",
     # Ranges.
     "seed=-1": "seed=-1: must be a whole number from 0 to 4294967295",
     "seed=4294967296": "seed=4294967296: must be a whole number from 0 to 4294967295",
