@@ -108,10 +108,9 @@ def start_tracker(
         return TensorBoardTracker(run_dir, set_names, hyperparameters), [said]
     if config.backend is TrackingBackend.none or config.mode is TrackingMode.disabled:
         return NoTracker(), []
-    from rm_experiments.reporting.wandb_tracker import Labels, start_wandb
+    from rm_experiments.reporting.wandb_tracker import Labels, start_wandb, varied_by_agent
 
-    labels = Labels(
-        name=run_name(swept, name) if sweep_dir else name, group=run_group(sweep_dir), overrides=list(overrides)
-    )
+    swept = swept or varied_by_agent(overrides)
+    labels = Labels(name=run_name(swept, name), group=run_group(sweep_dir), overrides=list(overrides))
     tracker, lines = start_wandb(config, labels, settings, set_names, run_id, sweep_dir or run_dir)
     return tracker or NoTracker(), lines

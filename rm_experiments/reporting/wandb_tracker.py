@@ -7,12 +7,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from rm_experiments.config.schema import LogModel, TrackingConfig
 from rm_experiments.errors import ConfigError
@@ -102,6 +103,16 @@ def start_wandb(
     run.define_metric(STEP_KEY, hidden=True)
     run.define_metric("*", step_metric=STEP_KEY)
     return WandbTracker(run, set_names, config.log_model), lines
+
+
+def varied_by_agent(overrides: Sequence[str]) -> list[str]:
+    """Those overrides that `wandb agent` chose for this run."""
+    try:
+        text = Path(os.environ["WANDB_SWEEP_PARAM_PATH"]).read_text(encoding="utf-8")
+        chosen = set(yaml.safe_load(text))
+    except (KeyError, OSError, TypeError, ValueError, yaml.YAMLError):
+        return []
+    return [one for one in overrides if one.partition("=")[0] in chosen]
 
 
 def _arguments(
@@ -232,6 +243,8 @@ class WandbTracker:
         if not final and self._offline:
             return
         with self._unharmed("uploading a model"):
+            if final and not self._offline and (host := unreachable_host()):
+                raise ConnectionError(f"{host} cannot be reached; it is in {_relative(path)}")
             aliases = [f"step_{step}", *(["final"] if final else []), *(["best"] if best else [])]
             artifact = wandb.Artifact(
                 re.sub(r"[^A-Za-z0-9_.-]", "-", f"model-{self.run_id}")[:128], type="model", metadata={"step": step}
@@ -253,8 +266,12 @@ class WandbTracker:
 
     def finish(self, exit_code: int) -> list[str]:
         directory = Path(self._run.dir).parent
+        lost = None if self._offline else unreachable_host()
         with self._unharmed("closing the run"):
             self._run.finish(exit_code=exit_code)
+        if lost:
+            missing = f"wandb sync {_relative(directory)}"
+            self._lines.append(f"W&B cannot be reached any more ({lost}); upload what it misses with  {missing}")
         if self._offline:
             return [*self._lines, f"W&B: offline; upload with  wandb sync {_relative(directory)}"]
         return [*self._lines, *([f"W&B: {self.url}"] if self.url else [])]

@@ -63,6 +63,9 @@ class WandbServer:
             # As one whose content is there already: nothing is uploaded.
             artifact = {"id": "QXJ0", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}
             return {"createArtifact": {"artifact": artifact}}
+        if name == "Heartbeat":
+            commands = self.commands.pop(0) if self.commands else []
+            return {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(commands)}}
         if name == "GetProject":
             missing = self.projects is not None and values["name"] not in self.projects
             return {"project": None if missing else self._project(values["name"], values["entity"])}
@@ -90,6 +93,14 @@ class WandbServer:
             "ServerFeaturesQuery": {"serverInfo": {"features": []}},
             "RunResumeStatus": {"model": None},
             "ArtifactType": {"project": None},
+            "ArtifactByID": {"artifact": {
+                "__typename": "Artifact", "id": "QXJ0", "versionIndex": 0, "description": None, "metadata": None,
+                "artifactSequence": {"__typename": "ArtifactSequence", "name": "model", "project": None},
+                "artifactType": {"name": "model"}, "ttlDurationSeconds": -1, "ttlIsInherited": False, "tags": [],
+                "historyStep": None, "state": "COMMITTED", "size": 1, "digest": "d", "commitHash": "c", "fileCount": 1,
+                "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None, "aliases": [],
+            }},
+            "CreateAgent": {"createAgent": {"agent": {"id": "a"}}},
             "OrganizationCoreWeaveOrganizationID": {"entity": {"organization": None}},
             "UseArtifact": {"useArtifact": {"artifact": {"id": "QXJ0"}}},
         }  # fmt: skip
