@@ -49,6 +49,8 @@ def check_dashboard(config: DashboardConfig) -> DashboardConfig:
         )
     if config.project is not None and (not 1 <= len(config.project) <= 128 or re.search(r"[/\\#?%:]", config.project)):
         raise refuse("project", config.project, "1 to 128 characters without / \\ # ? % :, the entity has its own key")
+    if config.group is not None and re.search(r"['\"\\]", config.group):
+        raise refuse("group", config.group, "must have no quotes")
     if not re.fullmatch(r"eval_[A-Za-z0-9._-]+", config.metric):
         raise refuse("metric", config.metric, "must be a metric of evaluations", "metric=eval_accuracy")
     if not config.hyperparameters:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rm_experiments.config.changes import allowed_changes
+from rm_experiments.config.changes import allowed_changes, config_hash
 from rm_experiments.config.compose import to_plain
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import ConfigError
@@ -71,3 +71,13 @@ def test_an_unknown_name_is_refused(compose: Compose, key: str, hint: str) -> No
     with pytest.raises(ConfigError, match=rf"allow_changes=\[{key}\]: not a setting"):
         compose(f"allow_changes=[{key}]")
     assert compose(f"allow_changes=[{hint}]").allow_changes == [hint]
+
+
+def test_equal_runs_have_the_same_hash(compose: Compose) -> None:
+    known = config_hash(compose("seed=1"))
+
+    assert len(known) == 16
+    assert set(known) <= set("0123456789abcdef")
+    assert config_hash(compose("seed=1", "run_dir=elsewhere", "train.micro_batch_tokens=512")) == known
+    assert config_hash(compose("seed=2")) != known
+    assert config_hash(compose("seed=1", "loss.label_smoothing=0.1")) != known

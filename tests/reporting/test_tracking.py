@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rm_experiments.config.schema import RunConfig, TrackingBackend, TrackingConfig, TrackingMode
+from rm_experiments.config.schema import LogModel, RunConfig, TrackingBackend, TrackingConfig, TrackingMode
 from rm_experiments.errors import ConfigError, TrainingError
 from rm_experiments.reporting import wandb_tracker
 from rm_experiments.reporting.panel_names import panel_name
@@ -36,6 +36,8 @@ class FakeRun:
         self.summary: dict[str, Any] = {}
         self.metrics: list[tuple[str, dict[str, Any]]] = []
         self.exit_code: int | None = None
+        self.artifacts: list[tuple[Any, list[str]]] = []
+        self.waited: list[int] = []
 
     def define_metric(self, name: str, **settings: Any) -> None:
         self.metrics.append((name, settings))
@@ -43,8 +45,22 @@ class FakeRun:
     def log(self, values: dict[str, Any]) -> None:
         self.logged.append(values)
 
+    def log_artifact(self, artifact: Any, aliases: list[str]) -> Any:
+        self.artifacts.append((artifact, aliases))
+        return SimpleNamespace(wait=lambda timeout: self.waited.append(timeout))
+
     def finish(self, exit_code: int) -> None:
         self.exit_code = exit_code
+
+
+class FakeArtifact:
+    def __init__(self, name: str, type: str, metadata: dict[str, Any]) -> None:
+        self.name, self.type, self.metadata = name, type, metadata
+        self.files: list[tuple[str, str]] = []
+
+    def add_file(self, path: str, name: str, policy: str) -> None:
+        assert Path(path).is_file()
+        self.files.append((name, policy))
 
 
 class FakeWandb(ModuleType):
@@ -58,6 +74,7 @@ class FakeWandb(ModuleType):
         self.Settings = lambda **values: values
         self.Histogram = lambda values: ("histogram", values)
         self.Image = lambda path: ("image", Path(path).name)
+        self.Artifact = FakeArtifact
         self.Table = lambda columns, data: ("table", columns, data)
         self.logged_in: bool | Exception = False
         self.unreachable = False
@@ -95,7 +112,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     monkeypatch.setattr(wandb_tracker, "unreachable_host", lambda: None)
     for name in (
         "MODE", "NAME", "PROJECT", "ENTITY", "RUN_GROUP", "JOB_TYPE", "NOTES", "DATA_DIR", "DIR", "TAGS", "RUN_ID",
-        "RESUME",
+        "RESUME", "SWEEP_PARAM_PATH",
     ):  # fmt: skip
         # Set first, so that what the tracker sets is taken away afterwards.
         monkeypatch.setenv(f"WANDB_{name}", "")
@@ -266,6 +283,77 @@ def test_wandbs_own_variables_win(
     assert wandb.calls[0][argument] == theirs
 
 
+def test_wandbs_tags_win_over_ours_and_overrides_are_added(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrackingConfig(tags=["ours"])
+    start(config, tmp_path, overrides=["seed=1", "run_dir=x"])
+    monkeypatch.setenv("WANDB_TAGS", "theirs,too")
+    start(config, tmp_path, overrides=["seed=1", "run_dir=x"])
+
+    assert [call["tags"] for call in wandb.calls] == [["ours", "seed=1"], ["theirs", "too", "seed=1"]]
+
+
+def test_wandbs_directory_wins_over_the_runs(wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "theirs"))
+
+    start(TrackingConfig(), tmp_path / "run")
+
+    assert wandb.calls[0]["dir"] == tmp_path / "theirs"
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "theirs" / "wandb")
+
+
+@pytest.mark.parametrize(("given", "mode"), [("dryrun", "offline"), ("run", "online"), ("disabled", None)])
+def test_every_name_of_a_mode_that_wandb_knows_is_understood(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, mode: str | None
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", given)
+    wandb.logged_in = True
+
+    tracker, _ = start(TrackingConfig(), tmp_path)
+
+    assert [call["mode"] for call in wandb.calls] == ([] if mode is None else [mode])
+    assert isinstance(tracker, NoTracker) == (mode is None)
+
+
+def test_what_contradicts_the_run_is_refused(wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "one")
+    check_tracker(TrackingConfig())
+    with pytest.raises(
+        ConfigError, match=r"^WANDB_RUN_ID=one: all jobs of the sweep would be one run at W&B; unset it$"
+    ):
+        check_tracker(TrackingConfig(), in_sweep=True)
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(ConfigError, match=r"^WANDB_MODE=onlin: allowed are online, offline and disabled; or unset it$"):
+        check_tracker(TrackingConfig())
+
+
+def test_a_job_of_a_sweep_is_named_by_what_varies_and_grouped(wandb: FakeWandb, tmp_path: Path) -> None:
+    sweep = tmp_path / "rm" / "2026-01-31_12-00-00"
+
+    first, _ = start(
+        TrackingConfig(), sweep / "0", sweep_dir=sweep, overrides=["seed=1", "optimizer.lr=1e-3"], swept=["seed=1"]
+    )
+    start(TrackingConfig(), sweep / "1", sweep_dir=sweep)
+
+    assert [(call["name"], call["group"], call["dir"], call["tags"]) for call in wandb.calls] == [
+        ("seed=1", "rm/2026-01-31_12-00-00", sweep, ["seed=1", "optimizer.lr=1e-3"]),
+        ("my run", "rm/2026-01-31_12-00-00", sweep, []),
+    ]
+    assert first.run_id.startswith("seed-1-")
+
+
+def test_a_run_of_wandbs_agent_is_named_by_what_it_chose(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "chosen.yaml").write_text("wandb_version: 1\n\noptimizer.lr:\n  value: 0.003\n", encoding="utf-8")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(tmp_path / "chosen.yaml"))
+
+    start(TrackingConfig(), tmp_path, overrides=["optimizer.lr=0.003", "seed=1"])
+
+    assert wandb.calls[0]["name"] == "lr=0.003"
+
+
 def test_wandb_mode_wins_over_the_key(wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     wandb.logged_in = True
@@ -339,6 +427,128 @@ def test_closing_passes_the_exit_code_and_says_where_the_run_is(
     assert [run.exit_code for run in wandb.runs] == [exit_code, exit_code]
 
 
+def saved_model(directory: Path) -> Path:
+    (directory / "state").mkdir(parents=True)
+    (directory / "config.json").write_text("{}", encoding="utf-8")
+    (directory / "state" / "trainer.pt").write_text("x", encoding="utf-8")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("asked", "logged"),
+    [
+        (LogModel.none, []),
+        (LogModel.final, [(["step_9", "final"], [("config.json", "immutable")])]),
+        (
+            LogModel.checkpoints,
+            [
+                (["step_4", "best"], [("config.json", "mutable")]),
+                (["step_8"], [("config.json", "mutable")]),
+                (["step_9", "final"], [("config.json", "immutable")]),
+            ],
+        ),
+    ],
+)
+def test_models_are_uploaded_as_asked_without_what_resuming_needs(
+    wandb: FakeWandb, tmp_path: Path, asked: LogModel, logged: list[Any]
+) -> None:
+    wandb.logged_in = True
+    tracker, _ = start(TrackingConfig(log_model=asked), tmp_path)
+    model = saved_model(tmp_path / "model")
+
+    tracker.log_model(model, 4, final=False, best=True)
+    tracker.log_model(model, 8, final=False)
+    tracker.log_model(model, 9, final=True)
+
+    (run,) = wandb.runs
+    assert [(aliases, artifact.files) for artifact, aliases in run.artifacts] == logged
+    assert {(one.name, one.type) for one, _ in run.artifacts} <= {(f"model-{run.id}", "model")}
+    # The end of the run waits for its own model, and for nothing before.
+    assert run.waited == ([] if asked is LogModel.none else [60])
+
+
+def test_offline_only_the_final_model_is_kept_for_an_upload(wandb: FakeWandb, tmp_path: Path) -> None:
+    tracker, _ = start(TrackingConfig(log_model=LogModel.checkpoints), tmp_path)
+    model = saved_model(tmp_path / "model")
+
+    tracker.log_model(model, 4, final=False)
+    tracker.log_model(model, 9, final=True)
+
+    assert [aliases for _, aliases in wandb.runs[0].artifacts] == [["step_9", "final"]]
+    assert wandb.runs[0].waited == []
+    with pytest.raises(ConfigError, match=r"^tracking\.log_model=checkpoints: this run is offline, .*log_model=final"):
+        check_tracker(TrackingConfig(log_model=LogModel.checkpoints))
+    check_tracker(TrackingConfig(log_model=LogModel.final))
+
+
+def test_a_wandb_that_goes_away_does_not_end_the_run(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb.logged_in = True
+    tracker, _ = start(TrackingConfig(log_model=LogModel.final), tmp_path)
+
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise RuntimeError("the service\nhas ended")
+
+    monkeypatch.setattr(FakeRun, "log", fail)
+    monkeypatch.setattr(FakeRun, "finish", fail)
+    monkeypatch.setattr(wandb_tracker, "unreachable_host", lambda: "api.wandb.example")
+    monkeypatch.chdir(tmp_path)
+    tracker.log(1, {"eval_loss": 1.0})
+    tracker.log(2, {"eval_loss": 1.0})
+    tracker.log_pictures(2, [tmp_path / "a.png"])
+    tracker.log_model(saved_model(tmp_path / "final"), 2, final=True)
+
+    assert tracker.finish(0) == [
+        "W&B: logging failed (the service has ended)",
+        "W&B: logging of pictures failed (the service has ended)",
+        "W&B: uploading a model failed (api.wandb.example cannot be reached; it is in final)",
+        "W&B: closing the run failed (the service has ended)",
+        "W&B cannot be reached any more (api.wandb.example); upload what it misses with  wandb sync wandb/a-run",
+        "W&B: https://wandb.example/run",
+    ]
+    assert wandb.runs[0].artifacts == []
+
+
+def test_tensorboard_gets_what_its_hparams_page_compares(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    values = {
+        "optimizer.lr": 1e-3,
+        "optimizer.betas": [0.9, 0.95],
+        "seed": 2,
+        "loss.use_margin": True,
+        "data.eval": None,
+    }
+    tracker, said = start(
+        TrackingConfig(backend=TrackingBackend.tensorboard), tmp_path / "0", sweep_dir=tmp_path, hyperparameters=values
+    )
+    tracker.log(2, {"eval_accuracy": 0.75})
+    tracker.summarise({"best/eval_accuracy": 0.75, "status": "finished"})
+    tracker.finish(0)
+
+    assert said == [f"TensorBoard: tensorboard --logdir {tmp_path}"]
+    events = EventAccumulator(str(tmp_path / "0" / "tensorboard"))
+    events.Reload()
+    content = events.summary_metadata
+    parts = {
+        tag: HParamsPluginData.FromString(one.plugin_data.content)
+        for tag, one in content.items() if one.plugin_data.plugin_name == "hparams"
+    }  # fmt: skip
+    assert set(parts) == {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"}
+    begin = parts["_hparams_/session_start_info"].session_start_info.hparams
+    assert {key: getattr(one, one.WhichOneof("kind")) for key, one in begin.items()} == {
+        "optimizer.lr": 1e-3, "optimizer.betas": "[0.9, 0.95]", "seed": 2.0, "loss.use_margin": True,
+    }  # fmt: skip
+    compared = {one.name.tag for one in parts["_hparams_/experiment"].experiment.metric_infos}
+    assert {"eval/accuracy", "summary/best/eval_accuracy"} <= compared
+    # The page reads the values from the scalars of the same names.
+    assert [one.value for one in events.Scalars("summary/best/eval_accuracy")] == [0.75]
+    assert [one.value for one in events.Scalars("eval/accuracy")] == [0.75]
+
+
 def test_tensorboard_gets_the_same_names(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -394,6 +604,7 @@ def test_a_run_that_fails_is_a_failed_run_in_wandb_too(
 def test_a_run_that_ends_well_says_so_to_wandb(
     compose: Callable[..., RunConfig], wandb: FakeWandb, tmp_path: Path
 ) -> None:
+    from rm_experiments.config.changes import config_hash
     from rm_experiments.config.compose import to_plain
     from rm_experiments.runner.train import train
 
@@ -407,6 +618,7 @@ def test_a_run_that_ends_well_says_so_to_wandb(
     assert (run.summary["status"], run.summary["steps"]) == ("finished", 1)
     assert {key: call["config"][key] for key in to_plain(config)} == to_plain(config)
     assert call["config"]["run"]["max_steps"] == 1
+    assert call["config"]["run"]["config_hash"] == config_hash(config)
     assert (call["name"], call["group"], call["dir"]) == ("well", None, tmp_path / "run")
     assert [values["global_step"] for values in run.logged] == [1, 1]
     assert "train/loss" in run.logged[0]
