@@ -102,11 +102,10 @@ def load_weights(checkpoint: Path, reward_model: RewardModel) -> None:
     parameters = reward_model.model.state_dict(keep_vars=True)
     with safe_open(master if master.exists() else checkpoint / "model.safetensors", framework="pt") as weights:
         names = set(weights.keys())
-        for name in weights.keys():  # noqa: SIM118
-            value = weights.get_tensor(name)
-            if name not in parameters or parameters[name].shape != value.shape:
+        for name in names:
+            if name not in parameters or list(parameters[name].shape) != weights.get_slice(name).get_shape():
                 raise CheckpointError(f"{checkpoint}: {name} does not fit the model of this run")
-            put(parameters[name], value)
+            put(parameters[name], weights, name)
     lost = [name for name, value in reward_model.model.named_parameters() if value.requires_grad and name not in names]
     if lost:
         raise CheckpointError(f"{checkpoint}: {lost[0]} is missing")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
@@ -75,8 +76,8 @@ def shard(reward_model: RewardModel, launch: LaunchConfig, precision: str, devic
         cast_forward_inputs=False,
     )
     for layer in layers:
-        fully_shard(layer, mp_policy=narrow, reshard_after_forward=launch.fsdp_reshard_after_forward, **settings)
-    fully_shard(reward_model, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False), **settings)
+        _make_unit(layer, mp_policy=narrow, reshard_after_forward=launch.fsdp_reshard_after_forward, **settings)
+    _make_unit(reward_model, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False), **settings)
     # Rewards are a column of the head's output, and nobody changes them in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     here = sum(local(one).numel() for one in reward_model.parameters())
@@ -85,6 +86,24 @@ def shard(reward_model: RewardModel, launch: LaunchConfig, precision: str, devic
         f"FSDP: {len(layers)} layers spread over {world_size} processes; the first one holds {here:,} of {total:,} "
         "weights."
     )
+
+
+def _make_unit(module: nn.Module, **settings: Any) -> None:
+    """Gather all of a module together that is not yet part of a unit.
+
+    The trained weights of a unit must be of one type, so modules with another (an adapter's beside a head of 16 bits)
+    are units of their own.
+    """
+    own = [(one, [value for value in one.parameters(recurse=False) if value.requires_grad]) for one in module.modules()]
+    own = [(one, [value for value in values if not isinstance(value, DTensor)]) for one, values in own]
+    sizes = Counter[torch.dtype]()
+    for value in (value for _, values in own for value in values):
+        sizes[value.dtype] += value.numel()
+    usual = max(sizes, key=lambda dtype: sizes[dtype], default=None)
+    for one, values in own:
+        if one is not module and any(value.dtype != usual for value in values):
+            fully_shard(one, **settings)
+    fully_shard(module, **settings)
 
 
 Form = dict[str, tuple[torch.Size, torch.dtype, bool]]
@@ -175,18 +194,15 @@ def gathered(value: Tensor, keep: bool) -> Tensor | None:
     return value.to("cpu", copy=True) if keep else None
 
 
-def put(target: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into one that may be sliced, of which this process takes its rows."""
+def put(target: Tensor, file: Any, name: str) -> None:
+    """Copy a tensor of an open safetensors file into one that may be sliced, of which this process reads its rows."""
+    if isinstance(target, DTensor):
+        first, count = rows_of(target)
+        value = file.get_slice(name)[first : first + count]
+    else:
+        value = file.get_tensor(name)
     with torch.no_grad():
-        local(target).copy_(own_rows(target, value))
-
-
-def own_rows(like: Tensor, value: Tensor) -> Tensor:
-    """The rows of a whole tensor that this process holds of `like`."""
-    if not isinstance(like, DTensor):
-        return value
-    first, count = rows_of(like)
-    return value[first : first + count]
+        local(target).copy_(value)
 
 
 def rows_of(value: DTensor) -> tuple[int, int]:

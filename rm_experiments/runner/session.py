@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from pyarrow import ArrowException
-from torch import Tensor
 
 from rm_experiments.config.schema import Mode, RunConfig
 from rm_experiments.data.tokens import TokenizedPairs
@@ -24,7 +23,6 @@ from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import Stopped, StopRequest
 from rm_experiments.launch.watchdog import Watchdog
 from rm_experiments.modeling.directory import load_weights, save_master_weights
-from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.tracking import NoTracker, Tracker
 from rm_experiments.runner.alarms import Alarms
@@ -39,6 +37,7 @@ from rm_experiments.training.checkpoints import CheckpointStore
 from rm_experiments.training.shards import Shards
 from rm_experiments.training.state import (
     StateTensors,
+    Tensors,
     collect_state,
     collect_values,
     load_state,
@@ -357,16 +356,18 @@ class Session:
                 self._submit(is_best)
             self.trainer.accelerator.wait_for_everyone()
         self.console.activity("train")
-        self._window_start = (self._window_start[0] + time.monotonic() - started, self._window_start[1])
-        self.stop.reserve = max(self.stop.reserve, 3 * self._saver.seconds)
+        took = time.monotonic() - started
+        self._window_start = (self._window_start[0] + took, self._window_start[1])
+        # What is spread over processes is written and gathered here, the rest in the background.
+        here = took if self.trainer.strategy == "fsdp" else 0.0
+        self.stop.reserve = max(self.stop.reserve, 3 * (self._saver.seconds + here))
 
     def _submit(self, is_best: bool) -> None:
         """On every process: what is spread over them is gathered, or written by each of them."""
-        shards = Shards(self.store.root, self.step) if is_sharded(self.artifacts.built.reward_model) else None
-        if shards is not None:
+        tensors, shards = collect_state(self.trainer), None
+        if self.trainer.strategy == "fsdp":
             ranks.on_main(lambda: self._saver.check_space(self.step))
-        tensors = collect_state(self.trainer)
-        if shards is not None:
+            shards = Shards(self.store.root, self.step)
             shards.write(tensors.pop("optimizer"))
         weights = self.artifacts.weights()
         if not self._main:
@@ -378,9 +379,7 @@ class Session:
         self._saver.save(self.step, write, is_best, sorted(self._unflushed), 0 if shards is None else shards.size)
         self._unflushed.clear()
 
-    def _writer(
-        self, tensors: StateTensors, weights: dict[str, Tensor], shards: Shards | None
-    ) -> Callable[[Path], None]:
+    def _writer(self, tensors: StateTensors, weights: Tensors, shards: Shards | None) -> Callable[[Path], None]:
         """A function that writes the checkpoint of this moment."""
         artifacts, trainer = self.artifacts, self.trainer
         status, plots = f"in training, step {self.step} of {trainer.max_steps}", artifacts.recent_plots()

@@ -18,7 +18,8 @@ from rm_experiments.training.optimizers import load_optimizer_tensors, optimizer
 from rm_experiments.training.shards import read_optimizer
 from rm_experiments.training.trainer import Progress, Trainer
 
-StateTensors = dict[str, dict[str, Tensor]]
+Tensors = dict[str, Tensor]
+StateTensors = dict[str, Tensors]
 """File name without suffix -> tensors."""
 
 
