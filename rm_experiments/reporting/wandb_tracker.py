@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ from rm_experiments.evaluation.records import Records
 from rm_experiments.reporting.panel_names import STEP_KEY, panel_name, picture_name
 from rm_experiments.reporting.run_names import run_tags
 from rm_experiments.reporting.wandb_account import logged_in, said, unreachable_host
+from rm_experiments.reporting.wandb_records import newest_steps
 
 _CONNECT_SECONDS = 10
 """For a run to be opened there."""
@@ -102,7 +104,30 @@ def start_wandb(
         run = wandb.init(mode="offline", **arguments)
     run.define_metric(STEP_KEY, hidden=True)
     run.define_metric("*", step_metric=STEP_KEY)
-    return WandbTracker(run, set_names, config.log_model), lines
+    told = None if run_id is None else _told(run, directory / "wandb")
+    return WandbTracker(run, set_names, config.log_model, told), lines
+
+
+def _told(run: Any, directory: Path) -> dict[str, int] | None:
+    """The newest step of each kind that W&B has of a run that goes on; None: it cannot be known.
+
+    A process that is killed takes with it what W&B's client had not yet written or sent, up to some 15 seconds.
+    """
+    offline = run.settings.mode == "offline"
+    # What an attempt that was online has on the disk only, W&B's server does not have.
+    file = f"run-{glob.escape(run.id)}.wandb"
+    patterns = [f"offline-run-*/{file}", *([f"run-*/{file}"] if offline else [])]
+    new = Path(run.dir).parent
+    files = [one for pattern in patterns for one in directory.glob(pattern) if one.parent != new]
+    try:
+        found = newest_steps(files)
+        if not offline:
+            # The row of the evaluation follows that of training: it may not have arrived.
+            arrived = int(run.summary.get(STEP_KEY, -1))
+            found = {"train": max(found["train"], arrived), "eval": max(found["eval"], arrived - 1)}
+    except Exception:  # files of another version, a summary of somebody else's
+        return None
+    return found if files or not offline else None
 
 
 def varied_by_agent(overrides: Sequence[str]) -> list[str]:
@@ -188,11 +213,16 @@ def _readable_id(name: str) -> str:
 class WandbTracker:
     """One W&B run. All metrics are logged against `global_step`, never W&B's own step, which drops what comes late."""
 
-    def __init__(self, run: Any, set_names: tuple[str, ...], log_model: LogModel = LogModel.none) -> None:
+    def __init__(
+        self, run: Any, set_names: tuple[str, ...], log_model: LogModel = LogModel.none,
+        told: dict[str, int] | None = None,
+    ) -> None:  # fmt: skip
         self._run = run
         self._set_names = set_names
         self._models = log_model
         self.run_id: str | None = run.id
+        self.told = told
+        """Of a run that goes on, the newest step of `train` and of `eval` that W&B has; None: not known."""
         self._offline = bool(run.settings.mode == "offline")
         self._lines: list[str] = []
         """For the end of the run."""

@@ -56,6 +56,10 @@ _SMALL_FILE = 4096
 """Bytes; what a line of metrics.jsonl or a summary needs at least."""
 
 
+_NOT_LOGGED = ("step", "kind", "eval_seconds")
+"""In a line of metrics.jsonl, but not in what trackers get."""
+
+
 @dataclass(kw_only=True)
 class RunResult:
     """How a run ended."""
@@ -234,6 +238,7 @@ def _supervise(
             run_dir.remember_tracker(session.tracker.run_id)
         for line in lines:
             console.info(line)
+        _tell_missing(artifacts, session.tracker)
         artifacts.wandb_url = getattr(session.tracker, "url", None)
 
     if main:
@@ -305,6 +310,18 @@ def _start_tracker(artifacts: Artifacts, trainer: Trainer, labels: _Labels) -> t
         set_names=set_names, run_id=run_dir.tracker_id, sweep_dir=labels.sweep_dir, overrides=labels.overrides,
         swept=labels.swept,
     )  # fmt: skip
+
+
+def _tell_missing(artifacts: Artifacts, tracker: Tracker) -> None:
+    """Tell a tracker what a killed attempt logged and what never arrived; what it has is not told again."""
+    told = getattr(tracker, "told", None)
+    if told is None:
+        return
+    artifacts.tracked = dict(told)
+    for line in artifacts.metrics_log.read():
+        if line["kind"] in told and line["step"] > told[line["kind"]]:
+            values = {key: one for key, one in line.items() if one is not None and key not in _NOT_LOGGED}
+            tracker.log(line["step"], values)
 
 
 def _summary(
