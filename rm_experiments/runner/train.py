@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from rm_experiments.config.changes import config_hash, flat_settings, is_free
-from rm_experiments.config.compose import to_plain
 from rm_experiments.config.rules import evaluates
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.config.validation import check
@@ -27,11 +25,10 @@ from rm_experiments.launch.watchdog import AT_LEAST, FIRST, Watchdog
 from rm_experiments.modeling.sharding import check_sharding
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.data_table import data_lines
-from rm_experiments.reporting.tracking import Tracker, check_tracker, start_tracker
+from rm_experiments.reporting.tracking import check_tracker
 from rm_experiments.runner.artifacts import Artifacts
 from rm_experiments.runner.building import ready_model
 from rm_experiments.runner.dry_run import dry_run_lines
-from rm_experiments.runner.environment import git_commit
 from rm_experiments.runner.final import final_step, save_final
 from rm_experiments.runner.identity import identity_of
 from rm_experiments.runner.lock import check_lock
@@ -48,16 +45,13 @@ from rm_experiments.runner.run_dir import (
 )
 from rm_experiments.runner.saving import check_space, checkpoint_size
 from rm_experiments.runner.session import Session, finite_only
+from rm_experiments.runner.tracked import Labels, for_tracker, open_tracker, tell_missing
 from rm_experiments.training.checkpoints import CheckpointStore, is_disk_full, no_space
 from rm_experiments.training.optimizers import build_optimizer
 from rm_experiments.training.trainer import Trainer, count_steps, step_plan
 
 _SMALL_FILE = 4096
 """Bytes; what a line of metrics.jsonl or a summary needs at least."""
-
-
-_NOT_LOGGED = ("step", "kind", "eval_seconds")
-"""In a line of metrics.jsonl, but not in what trackers get."""
 
 
 @dataclass(kw_only=True)
@@ -70,15 +64,6 @@ class RunResult:
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last evaluation, as in metrics.jsonl."""
     exit_code: int = 0
-
-
-@dataclass(kw_only=True)
-class _Labels:
-    """What is said of a run where it is tracked."""
-
-    sweep_dir: Path | None
-    overrides: Sequence[str]
-    swept: Sequence[str]
 
 
 def train(
@@ -108,7 +93,7 @@ def train(
             f"launch.num_processes={config.launch.num_processes}: the run has {ranks.world_size()}; "
             "only the command rm-train starts processes, so from Python use launch=inline"
         )
-    labels = _Labels(sweep_dir=sweep_dir, overrides=overrides, swept=swept)
+    labels = Labels(sweep_dir=sweep_dir, overrides=overrides, swept=swept)
     keep_freed_memory()
     # Its bars fill logs with carriage returns; progress is shown by our own.
     transformers_logging.disable_progress_bar()
@@ -211,7 +196,7 @@ def _ready(
 
 def _supervise(
     artifacts: Artifacts, trainer: Trainer, console: RunConsole, stop: StopRequest,
-    resume_from: Path | None, labels: _Labels,
+    resume_from: Path | None, labels: Labels,
 ) -> RunResult:  # fmt: skip
     """From the claimed directory to the summary, whatever happens in between."""
     run_dir, main = artifacts.run_dir, artifacts.accelerator.is_main_process
@@ -224,7 +209,7 @@ def _supervise(
         with contextlib.suppress(OSError):
             write_json(run_dir.path / SUMMARY_FILE, summary)
         with _unless(status == "finished"):
-            session.tracker.summarise(_for_tracker(summary))
+            session.tracker.summarise(for_tracker(summary))
 
     def hung(reason: str) -> None:
         nonlocal error
@@ -233,12 +218,12 @@ def _supervise(
 
     def start() -> None:
         write_json(run_dir.path / REPORT_FILE, plain_report(artifacts.prepared))
-        session.tracker, lines = _start_tracker(artifacts, trainer, labels)
+        session.tracker, lines = open_tracker(artifacts, trainer, labels)
         if session.tracker.run_id is not None:
             run_dir.remember_tracker(session.tracker.run_id)
         for line in lines:
             console.info(line)
-        _tell_missing(artifacts, session.tracker)
+        tell_missing(artifacts, session.tracker)
         artifacts.wandb_url = getattr(session.tracker, "url", None)
 
     if main:
@@ -288,42 +273,6 @@ def _explained(failure: BaseException, run_dir: Path) -> BaseException:
     return no_space(Path(str(getattr(failure, "filename", None) or run_dir)), _SMALL_FILE, failure)
 
 
-def _start_tracker(artifacts: Artifacts, trainer: Trainer, labels: _Labels) -> tuple[Tracker, list[str]]:
-    config, run_dir, built = artifacts.config, artifacts.run_dir, artifacts.built
-    plain, commit = to_plain(config), git_commit()
-    settings = {
-        **plain,
-        "run": {
-            "config_hash": config_hash(config),
-            "git_commit": commit,
-            "git_dirty": None if commit is None else commit.endswith("-dirty"),
-            "num_parameters": sum(one.numel() for one in built.reward_model.parameters()),
-            "num_train_pairs": len(artifacts.prepared.train),
-            "max_steps": trainer.max_steps,
-            "max_length": artifacts.prepared.max_length,
-        },
-    }
-    set_names = tuple(one for one in artifacts.prepared.evaluation if one != "eval")
-    return start_tracker(
-        config.tracking, name=config.name, run_dir=run_dir.path, settings=settings,
-        hyperparameters={key: value for key, value in flat_settings(plain).items() if not is_free(key)},
-        set_names=set_names, run_id=run_dir.tracker_id, sweep_dir=labels.sweep_dir, overrides=labels.overrides,
-        swept=labels.swept,
-    )  # fmt: skip
-
-
-def _tell_missing(artifacts: Artifacts, tracker: Tracker) -> None:
-    """Tell a tracker what a killed attempt logged and what never arrived; what it has is not told again."""
-    told = getattr(tracker, "told", None)
-    if told is None:
-        return
-    artifacts.tracked = dict(told)
-    for line in artifacts.metrics_log.read():
-        if line["kind"] in told and line["step"] > told[line["kind"]]:
-            values = {key: one for key, one in line.items() if one is not None and key not in _NOT_LOGGED}
-            tracker.log(line["step"], values)
-
-
 def _summary(
     artifacts: Artifacts, trainer: Trainer, session: Session, status: str, error: str | None
 ) -> dict[str, Any]:
@@ -351,13 +300,6 @@ def _summary(
         "peak_memory_mb": peak_memory_mb(),
         "error": error,
     }
-
-
-def _for_tracker(summary: dict[str, Any]) -> dict[str, Any]:
-    """Flat names, so that tables and parallel coordinates can use them."""
-    flat = {key: value for key, value in summary.items() if not isinstance(value, dict | list) and value is not None}
-    found = {} if summary["sanity"] is None else {"sanity": ", ".join(one["kind"] for one in summary["sanity"])}
-    return {**flat, **found, **{f"best/{key}": value for key, value in summary["best"].items()}}
 
 
 def peak_memory_mb() -> float:

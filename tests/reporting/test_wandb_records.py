@@ -13,7 +13,7 @@ import pytest
 from wandb.proto import wandb_internal_pb2
 
 from rm_experiments.reporting.wandb_records import newest_steps
-from rm_experiments.runner.train import _tell_missing
+from rm_experiments.runner.tracked import tell_missing
 
 BLOCK, HEADER = 32768, 7
 
@@ -90,7 +90,7 @@ def test_what_never_arrived_is_told_and_nothing_twice(told: dict[str, int] | Non
     log: Callable[..., None] = lambda step, values: logged.append((step, values))  # noqa: E731
     tracker: Any = SimpleNamespace(told=told, log=log)
 
-    _tell_missing(artifacts, tracker)
+    tell_missing(artifacts, tracker)
 
     assert logged == expected
     assert artifacts.tracked == (told or {"train": 9, "eval": 9})
