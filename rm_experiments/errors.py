@@ -9,6 +9,10 @@ class ConfigError(UserError):
     """A setting has an unknown name, a value out of range, or contradicts another setting."""
 
 
+class LockedError(ConfigError):
+    """The directory is being written by another process."""
+
+
 class DataError(UserError):
     """A data file cannot be read, or a row of it is not a preference pair."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -16,12 +17,13 @@ from typing import Any
 from rm_experiments.cli.application import one_line_errors
 from rm_experiments.config.compose import from_plain, to_plain
 from rm_experiments.config.schema import RunConfig
+from rm_experiments.errors import LockedError
 from rm_experiments.launch import ranks
 from rm_experiments.launch.processes import run_on_ranks
-from rm_experiments.launch.signals import raise_if_signalled
+from rm_experiments.launch.signals import HANDLED, exit_on_signals, raise_if_signalled
 from rm_experiments.runner.lock import check_lock
 from rm_experiments.runner.paths import check_paths
-from rm_experiments.runner.run_dir import SUMMARY_FILE, RunDir, read_object, write_json
+from rm_experiments.runner.run_dir import RunDir, leave_failure
 
 PROGRAM = "rm-train"
 
@@ -85,17 +87,22 @@ def execute(payload: dict[str, Any]) -> int:
         The exit code.
     """
     sys.argv = list(payload["command"])
-    config = from_plain(payload["config"])
-    assert config.run_dir is not None
+    run_dir = Path(payload["config"]["run_dir"])
     try:
         with one_line_errors(PROGRAM, sys.argv[1:]):
             try:
+                config = from_plain(payload["config"])
                 outcome = run_one(
                     config, Path(payload["sweep_dir"]), overrides=payload["overrides"], swept=payload["swept"]
                 )
                 return int(outcome["exit_code"])
+            except LockedError:
+                # The directory is another process's, and so is what it says.
+                raise
             except Exception as error:
-                leave_failure(Path(config.run_dir), error)
+                if ranks.rank() == 0:
+                    with contextlib.suppress(OSError):
+                        leave_failure(run_dir, f"{type(error).__name__}: {error}")
                 raise
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
@@ -104,16 +111,25 @@ def execute(payload: dict[str, Any]) -> int:
         return 1
 
 
-def leave_failure(run_dir: Path, error: Exception) -> None:
-    """A job that was refused before it began still says so in its directory."""
-    if ranks.rank() == 0 and read_object(run_dir / SUMMARY_FILE).get("status") != "failed":
-        run_dir.mkdir(parents=True, exist_ok=True)
-        said = {"status": "failed", "steps": 0, "error": f"{type(error).__name__}: {error}"}
-        write_json(run_dir / SUMMARY_FILE, {**read_object(run_dir / SUMMARY_FILE), **said})
-
-
 def in_child(payload: dict[str, Any], log: str, environment: dict[str, str]) -> None:
     """The whole life of a job's process. Ends it with the job's exit code."""
+    code: object = 1
+    try:
+        with exit_on_signals():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+            _move_in(log, environment)
+            code = execute(payload)
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit as end:
+        code = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def _move_in(log: str, environment: dict[str, str]) -> None:
+    """A session, a directory, a log, variables and threads of its own."""
     os.setsid()
     os.chdir(environment["PWD"])
     Path(log).parent.mkdir(parents=True, exist_ok=True)
@@ -121,15 +137,11 @@ def in_child(payload: dict[str, Any], log: str, environment: dict[str, str]) -> 
     for number in (1, 2):
         os.dup2(descriptor, number)
     os.close(descriptor)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
-    _set_threads(int(environment["OMP_NUM_THREADS"]))
+    # A list is a number for each level of nesting (OpenMP).
+    _set_threads(int(environment["OMP_NUM_THREADS"].partition(",")[0]))
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    code = execute(payload)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
 
 
 def _set_threads(number: int) -> None:

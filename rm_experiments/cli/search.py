@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from rm_experiments.cli.sweep import check_job, exit_codes, finish, open_sweep
+from rm_experiments.cli.sweep import check_job, conclude, open_sweep
 from rm_experiments.config.changes import flat_settings, is_free, shown
 from rm_experiments.config.compose import explain, to_plain
 from rm_experiments.config.grid import JobComposer
@@ -59,7 +58,7 @@ def run_search(
     check_evaluates(base)
     minimize = lower_is_better(base.objective) if found.direction is None else found.direction == "minimize"
     identity = _identity(found, space, base, minimize)
-    directory = Path(config.hydra.sweep.dir)
+    directory = Path(config.hydra.sweep.dir).expanduser()
     _check_same_search(directory, identity)
     with stop_on_signals() as stop, open_sweep(launcher, config, base, stop) as sweep:
         _remember(directory, identity)
@@ -71,13 +70,11 @@ def run_search(
         )
         search = Search(sweep, source, compose, fixed, found.n_trials, base.objective, found.timeout_hours)
         search.run()
-        code = finish(sweep)
+        code = sweep.close()
         best = _best(sweep, search.numbers, minimize)
         if best is not None and not sweep.stopping:
             _say_best(sweep, best, base.objective, source)
-    if code not in (0, 1):
-        sys.exit(code)
-    exit_codes.append(code)
+    conclude(sweep, code)
     return None if best is None else sweep.jobs[best].objective
 
 

@@ -15,6 +15,8 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from rm_experiments.cli.job import count_gpus, in_child
+from rm_experiments.config.changes import config_hash, flat_settings, shown
+from rm_experiments.config.compose import to_plain
 from rm_experiments.config.grid import JobComposer, combinations, swept_keys
 from rm_experiments.config.schema import Device, RunConfig
 from rm_experiments.errors import ConfigError, UserError
@@ -35,7 +37,7 @@ def pool_executor(config: RunConfig) -> Executor:
     """Child processes of this machine, as `config.launch` asks for."""
     context = warm_up(WARM_MODULE)
     count = 0
-    if config.train.device not in (Device.cpu, Device.mps) and config.launch.gpus_per_run != 0:
+    if config.train.device not in (Device.cpu, Device.mps):
         receiving, sending = context.Pipe(duplex=False)
         asking = context.Process(target=count_gpus, args=(sending,))
         asking.start()
@@ -87,7 +89,7 @@ def open_sweep(launcher: Any, config: DictConfig, base: RunConfig, stop: Any) ->
     """
     check_place(config)
     executor = launcher.executor(base)
-    return Sweep(Path(config.hydra.sweep.dir), executor, base, ["rm-train", *sys.argv[1:]], stop)
+    return Sweep(Path(config.hydra.sweep.dir).expanduser(), executor, base, ["rm-train", *sys.argv[1:]], stop)
 
 
 def check_place(config: DictConfig) -> None:
@@ -119,9 +121,31 @@ def check_job(config: RunConfig) -> None:
         raise ConfigError(f"resume={config.resume}: goes on with one run; leave --multirun out")
 
 
+def check_different(configs: Sequence[RunConfig]) -> None:
+    """Refuse jobs that would be the same run.
+
+    Raises:
+        ConfigError: naming the setting in which alone they differ.
+    """
+    first: dict[str, dict[str, Any]] = {}
+    for config in configs:
+        settings = flat_settings(to_plain(config))
+        before = first.setdefault(config_hash(config), settings)
+        for key in sorted({*before, *settings}):
+            if before.get(key) != settings.get(key):
+                values = f"{shown(before.get(key))},{shown(settings.get(key))}"
+                raise ConfigError(
+                    f"{key}={values}: does not change what a run gives, so these jobs would be one; type one value, "
+                    "and another command for the other"
+                )
+
+
 def _run_all(launcher: Any, config: DictConfig, jobs: list[list[str]], configs: list[RunConfig]) -> list[JobReturn]:
+    if not configs:
+        raise ConfigError("the sweep has no jobs: a list of values is empty")
     for one in configs:
         check_job(one)
+    check_different(configs)
     base = configs[0]
     differing = swept_keys(jobs)
     with stop_on_signals() as stop, open_sweep(launcher, config, base, stop) as sweep:
@@ -132,22 +156,20 @@ def _run_all(launcher: Any, config: DictConfig, jobs: list[list[str]], configs: 
         sweep.step(0)
         while sweep.open:
             sweep.step()
-        code = finish(sweep)
+        code = sweep.close()
         values = [sweep.jobs[number].objective for number in numbers]
-    if code not in (0, 1):
-        sys.exit(code)
-    exit_codes.append(code)
+    conclude(sweep, code)
     return [_returned(job, value) for job, value in zip(jobs, values, strict=True)]
 
 
-def finish(sweep: Sweep) -> int:
-    """The ranking and the comparison; the exit code of the sweep."""
-    code = sweep.close()
-    finished = [one for one in sweep.jobs.values() if one.status == FINISHED]
-    if not sweep.stopping and len(finished) > 1:
+def conclude(sweep: Sweep, code: int) -> None:
+    """After its end: the comparison, and the exit code for the command. Leaves it when the sweep was stopped."""
+    if code not in (0, 1):
+        sys.exit(code)
+    exit_codes.append(code)
+    if len([one for one in sweep.jobs.values() if one.status == FINISHED]) > 1:
         for line in compare(sweep.directory):
             print(line)  # noqa: T201
-    return code
 
 
 def compare(directory: Path) -> list[str]:
@@ -159,6 +181,9 @@ def compare(directory: Path) -> list[str]:
         compare_runs(CompareConfig(name="sweep", directories=[str(directory)], output_dir=str(directory)))
     except UserError as error:
         return [f"No {PAGE_FILE}: {error}"]
+    except Exception as error:
+        # Hours of runs do not end with a traceback of their last page.
+        return [f"No {PAGE_FILE}: {type(error).__name__}: {error}; try rm-compare {directory}"]
     return [f"Compared, with intervals and seeds: {directory / PAGE_FILE}   (again: rm-compare {directory})"]
 
 

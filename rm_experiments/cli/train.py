@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from rm_experiments.cli.application import one_line_errors
-from rm_experiments.cli.job import PROGRAM, leave_failure, run_one
+from rm_experiments.cli.job import PROGRAM, run_one
 from rm_experiments.cli.sweep import WARM_MODULE, check_job, check_place, exit_codes
 from rm_experiments.config.compose import from_plain, register_schema, to_run_config
 from rm_experiments.config.paths import conf_dir
@@ -21,6 +21,7 @@ from rm_experiments.config.schema import FOR_SWEEPS, LaunchConfig, RunConfig
 from rm_experiments.errors import ConfigError
 from rm_experiments.launch import ranks
 from rm_experiments.launch.pool import warm_up
+from rm_experiments.runner.run_dir import leave_failure
 from rm_experiments.runner.sweep import job_config
 
 
@@ -81,7 +82,7 @@ def _sweep_job(composed: DictConfig, job_dir: Path, sweep_dir: Path) -> float:
     try:
         outcome = run_one(config, sweep_dir)
     except Exception as error:
-        leave_failure(job_dir, error)
+        leave_failure(job_dir, f"{type(error).__name__}: {error}")
         print(f"rm-train: job {job_dir.name} failed: {error}", file=sys.stderr)  # noqa: T201
         # Not raised: Hydra would print a line of its own, and the others go on in either case.
         exit_codes.append(1)

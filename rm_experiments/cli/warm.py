@@ -9,6 +9,8 @@ import os
 import signal
 import threading
 
+from rm_experiments.launch.signals import HANDLED
+
 _MODULES = (
     "rm_experiments.runner.train", "rm_experiments.reporting.plots", "rm_experiments.reporting.compare_page",
     "transformers.models.llama.modeling_llama", "pyarrow.parquet", "pyarrow.compute", "pandas",
@@ -27,13 +29,14 @@ def _end_with_parent() -> None:
 
 _watching = threading.Thread(target=_end_with_parent, daemon=True)
 _watching.start()
-# A terminal's Ctrl-C is for the sweep, which stops its jobs in order; this process ends with the sweep.
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+# A terminal's Ctrl-C is for the sweep, which stops its jobs in order; this process ends with the sweep. Blocked, not
+# ignored: what a job is sent in its first moments waits until it can answer.
+signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 # Half a million objects that stay: a child would copy their pages only to count them again.
 gc.disable()
 for _name in _MODULES:
-    # What is missing here, an extra, say, is answered by the job that needs it.
-    with contextlib.suppress(ImportError):
+    # What is missing or broken here, an extra, say, is answered by the job that needs it.
+    with contextlib.suppress(Exception):
         importlib.import_module(_name)
 gc.collect()
 gc.freeze()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ from rm_experiments.launch import ranks, watchdog
 from rm_experiments.launch.processes import JOB_FILE, OUTCOME_FILE, process_file
 from rm_experiments.launch.signals import exit_on_signals
 
+_LOOK = 1.0
+"""Seconds between two looks at whether the command that started the ranks is there."""
+
 
 def main(folder: Path) -> int:
     """Run the job that lies in `folder`; the first rank leaves the outcome there."""
@@ -22,6 +28,7 @@ def main(folder: Path) -> int:
     sys.argv[1:] = job["command"]
     config = from_plain(job["config"])
     (folder / process_file(ranks.rank())).write_text(str(os.getpid()))
+    threading.Thread(target=_end_with, args=(job["starter"],), name="starter", daemon=True).start()
 
     def report(values: dict[str, Any]) -> None:
         """The first one to report is the one who knows why: the others only lost touch with it."""
@@ -54,6 +61,22 @@ def main(folder: Path) -> int:
         "metrics": result.metrics, "exit_code": result.exit_code,
     })  # fmt: skip
     return 0
+
+
+def _end_with(starter: int) -> None:
+    """Save and stop once the command that started the ranks is gone: killed, it could tell nobody."""
+    while os.path.exists("/proc") and _lives(starter):
+        time.sleep(_LOOK)
+    if os.path.exists("/proc"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        # A process that has ended and was not waited for is a zombie.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

@@ -61,9 +61,9 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def job_environment(devices: Devices, taken: list[str], slots: int) -> dict[str, str]:
-    """Variables of a job that shares the machine with others."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cores() // slots))
+def job_environment(devices: Devices, taken: list[str], processes: int) -> dict[str, str]:
+    """Variables of a job on a machine that so many processes, its own included, share."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cores() // processes))
     found = {"OMP_NUM_THREADS": threads}
     # Without GPUs there is nothing to hide, and a job that asks for CUDA is refused by its own check.
     return {**found, VISIBLE: ",".join(taken)} if devices.names else found

@@ -27,14 +27,14 @@ _SERVER = {
     # torch.cuda.is_available() would start CUDA otherwise, which no fork survives (torch.cuda, is_available).
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
-_GRACE = 10.0
+_GRACE = 60.0
 """Seconds that a job has to end when nobody waits for it any more."""
 
 
 def warm_up(module: str) -> ForkServerContext | SpawnContext:
     """Start the server, which imports `module` while this process goes on; at once when it runs already.
 
-    Where processes do not fork safely (macOS, Windows), every job imports for itself.
+    Where processes do not fork safely (macOS), every job imports for itself.
     """
     if sys.platform != "linux" or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -107,7 +107,8 @@ class PoolExecutor:
             job = self._queue.pop(0)
             devices = self._devices.take()
             # The server may have begun elsewhere, with other variables.
-            environment = {**os.environ, **job_environment(self._devices, devices, self.slots), "PWD": os.getcwd()}
+            processes = self.slots * job.payload.get("config", {}).get("launch", {}).get("num_processes", 1)
+            environment = {**os.environ, **job_environment(self._devices, devices, processes), "PWD": os.getcwd()}
             process = self._context.Process(
                 target=self._target, args=(job.payload, str(job.log), environment), name=f"job {job.number}"
             )

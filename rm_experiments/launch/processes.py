@@ -51,6 +51,7 @@ def run_on_ranks(
             "overrides": list(overrides),
             "swept": list(swept),
             "command": sys.argv[1:],
+            "starter": os.getpid(),
         }
         (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
         command = [

@@ -61,9 +61,11 @@ class SweepTable:
     def start(self, views: Callable[[], list[JobView]]) -> None:
         """Begin to show jobs, or say what those that were added find."""
         self._views = views
-        if self._errors.is_terminal and self._live is None:
+        if self._errors.is_terminal and not self._errors.is_dumb_terminal and self._live is None:
             self._live = Live(console=self._errors, refresh_per_second=4, auto_refresh=False, transient=True)
             self._live.start()
+            # A second Ctrl-C ends this process at once, and nobody would show it again.
+            self._errors.show_cursor(True)
         elif self._live is None and not self._started:
             known = [one for one in views() if one.status not in ("queued", "running")]
             if known:
@@ -91,6 +93,10 @@ class SweepTable:
             value = "" if view.objective is None else f": {self._objective} {view.objective:.4f}"
             self._line(f"job {view.number} {view.status} at step {view.step}{value}")
 
+    def warn(self, text: str) -> None:
+        """Something that the person should know at once."""
+        self._line(text)
+
     def stop(self) -> None:
         """Take the live table away."""
         if self._live is not None:
@@ -110,6 +116,10 @@ class SweepTable:
         if finished:
             self._out.print(self._ranked(finished))
         counts = {status: len([one for one in views if one.status == status]) for status in _FIRST}
+        if counts["finished"] and not finished:
+            self._out.print(
+                f"objective={self._objective}: no run has measured it, so there is no ranking", soft_wrap=True
+            )
         said = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
         self._out.print(f"{said or 'no jobs'}: {directory}", soft_wrap=True, markup=False)
         for one in views:
@@ -147,9 +157,9 @@ class SweepTable:
         room = max(3, self._errors.height - _OTHER_LINES)
         order = sorted(views, key=lambda one: (_FIRST[one.status], -one.number if one.status == "finished" else 0))
         shown = sorted(order[:room], key=lambda one: one.number)
-        table = Table(box=None, header_style="bold", pad_edge=False, expand=False)
-        table.add_column("job", justify="right")
-        table.add_column("setting", overflow="ellipsis", no_wrap=True)
+        table = Table(box=None, header_style="bold", pad_edge=False, expand=True)
+        table.add_column("job", justify="right", no_wrap=True)
+        table.add_column("setting", overflow="ellipsis", no_wrap=True, ratio=1)
         table.add_column("state", no_wrap=True)
         table.add_column("step", justify="right", no_wrap=True)
         table.add_column("train_loss", justify="right", no_wrap=True)
@@ -171,7 +181,7 @@ class SweepTable:
         return Group(table, line + Text(f"   ({hidden} not shown)" if hidden else "", style="dim"))
 
     def _line(self, text: str) -> None:
-        self._errors.print(text, markup=False, soft_wrap=True)
+        self._errors.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

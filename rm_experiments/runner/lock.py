@@ -9,7 +9,7 @@ import os
 import socket
 from pathlib import Path
 
-from rm_experiments.errors import ConfigError
+from rm_experiments.errors import LockedError
 
 LOCK_FILE = ".lock"
 
@@ -52,7 +52,7 @@ class Lock:
             holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
             self._close()
             place = f"{self._key}={self._directory}"
-            raise ConfigError(
+            raise LockedError(
                 f"{place}: is being written by {holder}; wait for it, or choose another {self._key}"
             ) from error
         except OSError as error:

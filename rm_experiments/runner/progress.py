@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -58,12 +59,15 @@ class Progress:
         lines, _, rest = content.rpartition(b"\n")
         self._offset += len(content) - len(rest)
         for text in lines.splitlines():
-            self._take(json.loads(text))
+            # A file that was cut and has grown again since the last look begins in the middle of a line.
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                self._take(json.loads(text))
 
     def _take(self, line: dict[str, Any]) -> None:
-        self.step, self._seen = max(self.step, line["step"]), time.monotonic()
+        self.step, self._seen = line["step"], time.monotonic()
         values = {key: value for key, value in line.items() if isinstance(value, int | float)}
         self.metrics |= values
         if line["kind"] == "eval":
-            self.evaluations.append((line["step"], values))
+            # What comes again was cut off and is made anew.
+            self.evaluations = [*(one for one in self.evaluations if one[0] < line["step"]), (line["step"], values)]
         self._seconds_per_step = values.get("train_seconds_per_step", self._seconds_per_step)

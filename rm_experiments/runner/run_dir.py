@@ -221,6 +221,13 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
+def leave_failure(run_dir: Path, error: str) -> None:
+    """Say in summary.json what a run could not say itself: it was refused before it began, or killed."""
+    path = run_dir / SUMMARY_FILE
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"steps": 0, **read_object(path), "status": "failed", "error": error})
+
+
 class MetricsLog:
     """metrics.jsonl: one object per event."""
 

@@ -15,13 +15,14 @@ from rm_experiments import errors
 from rm_experiments.config.changes import config_hash
 from rm_experiments.config.compose import to_plain
 from rm_experiments.config.schema import FOR_SWEEPS, LaunchConfig, RunConfig
+from rm_experiments.errors import ConfigError
 from rm_experiments.launch.jobs import Ended, Executor, Job
 from rm_experiments.launch.signals import StopRequest
 from rm_experiments.reporting.sweep_table import JobView, SweepTable
 from rm_experiments.runner.command import hydra_flags
-from rm_experiments.runner.lock import Lock
+from rm_experiments.runner.lock import Lock, check_lock
 from rm_experiments.runner.progress import Progress
-from rm_experiments.runner.run_dir import LOG_FILE, SUMMARY_FILE, write_json
+from rm_experiments.runner.run_dir import LOG_FILE, leave_failure
 from rm_experiments.runner.sweep_file import (
     FAILED,
     FINISHED,
@@ -48,6 +49,10 @@ class _Following:
     since: float = 0.0
     pruned: str | None = None
     """Why it was stopped for good."""
+    told: bool = False
+    """Whether it was asked to stop with all others."""
+    interval: tuple[float, float] | None = None
+    """95%, of its accuracy."""
 
 
 class Sweep:
@@ -68,14 +73,21 @@ class Sweep:
         self.directory = directory
         self._executor, self._base, self._command, self._stop = executor, base, command, stop
         self._file = SweepFile(directory)
+        self._reported = False
         self._following: dict[int, _Following] = {}
         self._new: list[Job] = []
         self._lock = Lock(directory, "hydra.sweep.dir")
         self.table = SweepTable(base.objective)
 
     def __enter__(self) -> Sweep:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            place = f"hydra.sweep.dir={self.directory}"
+            raise ConfigError(f"{place}: {error.strerror}; choose another directory") from error
         self._lock.take()
+        # Once more: another sweep may have been at work until now.
+        self._file = SweepFile(self.directory)
         commands = [*self._file.header.get("commands", []), {"started": now(), "command": self._command}]
         self._file.header = {"name": self._base.name, "objective": self._base.objective, "commands": commands}
         return self
@@ -126,6 +138,8 @@ class Sweep:
         following = _Following(job, Progress(self._file.run_dir(job.number), config))
         self._following[job.number] = following
         if self._is_due(job):
+            # Of a sweep that was killed, a job may still be saving.
+            check_lock(self._file.run_dir(job.number))
             job.status, job.exit_code, job.error = QUEUED, None, None
             self._new.append(self._job(job, config))
         else:
@@ -163,7 +177,7 @@ class Sweep:
         if self._new:
             self._executor.submit(self._new)
             self._new = []
-            self._file.write()
+            self._write()
             self.table.start(self._views)
         if self._stop.asked:
             self._stop_all()
@@ -180,9 +194,18 @@ class Sweep:
             if following.job.status == RUNNING:
                 following.progress.read()
         if started or ended:
-            self._file.write()
+            self._write()
         self.table.refresh()
         return [one.number for one in ended]
+
+    def _write(self) -> None:
+        """A disk that is full ends no job: the directories of the runs say how each stands."""
+        try:
+            self._file.write()
+        except OSError as error:
+            if not self._reported:
+                self.table.warn(f"{self._file.path}: {error.strerror}; the jobs go on")
+            self._reported = True
 
     def values(self, number: int) -> list[tuple[int, float]]:
         """Steps and values of the objective at the evaluations of a job so far."""
@@ -204,6 +227,7 @@ class Sweep:
         number = self._stop.signal_number or signal.SIGTERM
         # Those that wait first: none may take the place of one that ends.
         for one in sorted(self.open, key=lambda one: self.jobs[one].status == RUNNING):
+            self._following[one].told = True
             self._executor.stop(one, number)
 
     def _settle(self, ended: Ended) -> None:
@@ -215,19 +239,22 @@ class Sweep:
         following.progress.read()
         job.exit_code = code
         summary = self._file.summary(job.number)
-        if following.pruned is not None and summary.get("status") != FINISHED:
+        said, job.error = summary.get("status"), None
+        if code == 0 or said == FINISHED:
+            # It may still die on its way out.
+            job.status = FINISHED
+        elif following.pruned is not None:
             job.status, job.error = PRUNED, following.pruned
         elif never_ran:
             job.status, job.exit_code = QUEUED, None
             del self._following[ended.number]
-        elif code == 0:
-            job.status, job.error = FINISHED, None
-        elif code in (130, 143):
-            job.status, job.error = INTERRUPTED, None
+        elif code in (130, 143) or (following.told and said != FAILED):
+            job.status = INTERRUPTED
         else:
-            job.status = FAILED
-            job.error = self._why(ended, summary)
-            self._leave_failure(job, summary)
+            job.status, job.error = FAILED, self._why(ended, summary)
+            if said != FAILED or code < 0:
+                with contextlib.suppress(OSError):
+                    leave_failure(self._file.run_dir(job.number), str(job.error))
         self._read_result(job)
         self.table.ended(self._view(following))
 
@@ -251,17 +278,13 @@ class Sweep:
             return next((one.strip() for one in reversed(text.splitlines()) if one.strip()), "")
         return ""
 
-    def _leave_failure(self, job: SweepJob, summary: dict[str, Any]) -> None:
-        """A process that was killed could not write its own summary."""
-        if summary.get("status") != FAILED or (job.exit_code or 0) < 0:
-            path = self._file.run_dir(job.number) / SUMMARY_FILE
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"steps": 0, **summary, "status": FAILED, "error": job.error})
-
     def _read_result(self, job: SweepJob) -> None:
         summary = self._file.summary(job.number)
         job.steps = int(summary.get("steps") or 0)
-        value = summary.get("final", {}).get(self._base.objective)
+        final = summary.get("final") or {}
+        value = final.get(self._base.objective)
+        if job.number in self._following:
+            self._following[job.number].interval = _interval(final)
         job.objective = float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
     def _views(self) -> list[JobView]:
@@ -279,7 +302,7 @@ class Sweep:
             seconds=job.seconds + (time.monotonic() - following.since if running else 0.0),
             seconds_left=progress.seconds_left if running else None,
             log=self._file.run_dir(job.number) / LOG_FILE,
-            interval=_interval(self._file.summary(job.number)) if job.status == FINISHED else None,
+            interval=following.interval,
         )  # fmt: skip
 
     def close(self) -> int:
@@ -291,8 +314,9 @@ class Sweep:
         self.table.stop()
         views = self._views()
         self.table.ranking(views, self.directory)
-        if self._stop.asked:
-            self.table.interrupted(len([one for one in self.jobs.values() if one.status not in (FINISHED, PRUNED)]))
+        missing = [one for one in self.jobs.values() if one.status in (QUEUED, RUNNING, INTERRUPTED)]
+        if self._stop.asked and missing:
+            self.table.interrupted(len(missing))
             return self._stop.exit_code
         if any(one.status == INTERRUPTED for one in views):
             # By a time limit of its own.
@@ -309,7 +333,6 @@ def job_config(config: RunConfig, run_dir: Path) -> RunConfig:
     return config
 
 
-def _interval(summary: dict[str, Any]) -> tuple[float, float] | None:
-    final = summary.get("final", {})
-    bounds = final.get("eval_accuracy_ci_low"), final.get("eval_accuracy_ci_high")
-    return None if None in bounds else bounds
+def _interval(final: dict[str, Any]) -> tuple[float, float] | None:
+    low, high = final.get("eval_accuracy_ci_low"), final.get("eval_accuracy_ci_high")
+    return None if low is None or high is None else (float(low), float(high))

@@ -65,9 +65,17 @@ class SweepFile:
         self.header: dict[str, Any] = {}
         values = read_object(self.path)
         known = {one.name for one in fields(SweepJob)}
-        for row in values.pop("jobs", []):
-            job = SweepJob(**{key: value for key, value in row.items() if key in known})
-            self.jobs[job.number] = job
+        try:
+            if self.path.exists() and not values:
+                raise ValueError("no object")
+            for row in values.pop("jobs", []):
+                job = SweepJob(**{key: value for key, value in row.items() if key in known})
+                self.jobs[int(job.number)] = job
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"hydra.sweep.dir={directory}: its {SWEEP_FILE} is damaged; choose another directory, or delete that "
+                "file to number the jobs anew"
+            ) from error
         self.header = values
         if not self.jobs and directory.is_dir() and (strangers := self._strangers()):
             raise ConfigError(

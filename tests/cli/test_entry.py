@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,24 @@ def test_a_signal_while_the_command_is_imported_gives_its_code(
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout, done.stderr) == (code, "", said.format(program))
+
+
+_A_JOB_THAT_IS_STOPPED_AT_ONCE = """
+import os, signal
+from rm_experiments.launch.signals import HANDLED
+signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+os.kill(os.getpid(), {number})
+from rm_experiments.cli.job import in_child
+in_child({{"command": ["rm-train"], "config": {{"run_dir": "run"}}}}, {log!r}, {{**os.environ, "PWD": os.getcwd()}})
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_a_job_that_is_stopped_before_it_can_answer_ends_as_stopped(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    text = _A_JOB_THAT_IS_STOPPED_AT_ONCE.format(number=int(number), log=str(tmp_path / "job.log"))
+
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")

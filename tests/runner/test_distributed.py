@@ -151,7 +151,12 @@ def test_a_process_that_was_started_reports_what_is_wrong(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["worker"])
     overrides = [*OVERRIDES, "launch=accelerate", "launch.num_processes=1", override]
-    job = {"config": to_plain(rm_experiments.compose(overrides)), "sweep_dir": None, "command": overrides}
+    job = {
+        "config": to_plain(rm_experiments.compose(overrides)),
+        "sweep_dir": None,
+        "command": overrides,
+        "starter": os.getpid(),
+    }
     folder = tmp_path / "job"
     folder.mkdir()
     (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from collections.abc import Callable
@@ -11,12 +12,17 @@ from typing import Any
 import pytest
 
 import rm_experiments
+from rm_experiments.cli.sweep import check_different
 from rm_experiments.config.compose import from_plain
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import ConfigError
 from rm_experiments.launch.jobs import Ended, Job
 from rm_experiments.launch.signals import StopRequest
+from rm_experiments.runner.lock import Lock
+from rm_experiments.runner.progress import Progress
+from rm_experiments.runner.run_dir import leave_failure, read_object, write_json
 from rm_experiments.runner.sweep import Sweep
+from rm_experiments.runner.sweep_file import SweepFile
 
 Act = Callable[[Job], int]
 
@@ -291,3 +297,127 @@ def test_two_sweeps_do_not_share_a_directory(tmp_path: Path, configs: dict[int, 
     first = Sweep(tmp_path, Scripted(finishes()), configs[0], ["rm-train"], StopRequest())
     with first, pytest.raises(ConfigError, match=r"^hydra\.sweep\.dir=.*: is being written by process \d+ on "):
         run(tmp_path, Scripted(finishes()), [configs[1]])
+
+
+def test_a_job_that_has_finished_may_die_on_its_way_out(tmp_path: Path, configs: dict[int, RunConfig]) -> None:
+    def act(job: Job) -> int:
+        finishes()(job)
+        return -signal.SIGABRT
+
+    code, found = run(tmp_path, Scripted(act), [configs[1]])
+
+    assert (code, found[0]["status"], found[0]["objective"], found[0]["error"]) == (0, "finished", 0.51, None)
+    assert json.loads((tmp_path / "0" / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_job_that_was_asked_to_stop_is_interrupted_however_it_ends(
+    tmp_path: Path, configs: dict[int, RunConfig]
+) -> None:
+    stop = StopRequest()
+
+    class Late(Scripted):
+        """The first job has started when the stop comes, and has no handlers yet."""
+
+        def poll(self, seconds: float) -> tuple[list[int], list[Ended]]:
+            if not self.ran:
+                self.ran.append(self.queue.pop(0))
+                stop.signal_number = signal.SIGUSR1
+                return [0], []
+            if self.signals:
+                return [], [Ended(number=0, exit_code=-signal.SIGUSR1)]
+            return [], []
+
+    code, found = run(tmp_path, Late(finishes()), [configs[0]], stop=stop)
+
+    assert (code, found[0]["status"], found[0]["error"]) == (143, "interrupted", None)
+
+
+def test_a_disk_that_is_full_ends_no_job(
+    tmp_path: Path, configs: dict[int, RunConfig], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: SweepFile) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run(tmp_path, Scripted(finishes()), [configs[0]])
+    monkeypatch.setattr(SweepFile, "write", full)
+    executor = Scripted(finishes())
+    code, _ = run(tmp_path, executor, [configs[0], configs[1], configs[2]])
+
+    assert (code, seeds(executor)) == (0, [1, 2])
+    said = f"{tmp_path / 'sweep.json'}: No space left on device; the jobs go on"
+    assert capsys.readouterr().err.splitlines().count(said) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"jobs": null}', '{"jobs": [{"number": 0}]}', '{"jobs": [3]}'])
+def test_a_damaged_file_is_refused(tmp_path: Path, configs: dict[int, RunConfig], text: str) -> None:
+    (tmp_path / "sweep.json").write_text(text)
+
+    with pytest.raises(ConfigError, match=r"its sweep\.json is damaged; choose another directory, or delete that file"):
+        run(tmp_path, Scripted(finishes()), [configs[0]])
+
+    assert (tmp_path / "sweep.json").read_text() == text
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path, configs: dict[int, RunConfig]) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ConfigError, match=r"^hydra\.sweep\.dir=.*: Not a directory; choose another directory$"):
+        run(tmp_path / "file" / "s", Scripted(finishes()), [configs[0]])
+
+
+def test_a_job_that_another_process_still_writes_is_not_touched(tmp_path: Path, configs: dict[int, RunConfig]) -> None:
+    run(tmp_path, Scripted(failing({0: 143})), [configs[0]])
+    lock = Lock(tmp_path / "0")
+    lock.take()
+    try:
+        with pytest.raises(ConfigError, match=r"^run_dir=.*0: is being written by process \d+ on "):
+            run(tmp_path, Scripted(finishes()), [configs[0]])
+    finally:
+        lock.release()
+
+    assert json.loads((tmp_path / "0" / "summary.json").read_text())["status"] == "interrupted"
+
+
+def test_jobs_that_would_be_one_run_are_refused() -> None:
+    jobs = [rm_experiments.compose([f"train.compile={one}"]) for one in ("true", "false")]
+
+    with pytest.raises(
+        ConfigError, match=r"^train\.compile=true,false: does not change what a run gives, so these jobs"
+    ):
+        check_different(jobs)
+    # Twice the same is one job, and no mistake.
+    check_different([jobs[0], jobs[0]])
+
+
+def line(step: int, accuracy: float) -> str:
+    return json.dumps({"step": step, "kind": "eval", "eval_accuracy": accuracy}) + "\n"
+
+
+def test_progress_outlives_what_a_resumed_run_cuts_off(tmp_path: Path, configs: dict[int, RunConfig]) -> None:
+    path, progress = tmp_path / "metrics.jsonl", Progress(tmp_path, configs[0])
+    path.write_text(line(2, 0.1) + line(4, 0.2) + line(6, 0.3))
+    progress.read()
+    assert progress.step == 6
+
+    # Cut and grown past where it was read to: the first look meets the middle of a line.
+    path.write_text(line(2, 0.1) + line(4, 0.25) + line(6, 0.35)[:-1] + " " * 40 + "\n" + line(8, 0.4))
+    progress.read()
+    path.write_text(path.read_text() + "[1]\n{}\n" + line(10, 0.5))
+    progress.read()
+
+    assert [step for step, _ in progress.evaluations][-2:] == [8, 10]
+    assert (progress.step, progress.max_steps) == (10, 20)
+
+    # Cut to less.
+    path.write_text(line(2, 0.1) + line(4, 0.6))
+    progress.read()
+    assert [(step, one["eval_accuracy"]) for step, one in progress.evaluations] == [(2, 0.1), (4, 0.6)]
+    assert progress.step == 4
+
+
+def test_the_newest_reason_of_a_failure_counts(tmp_path: Path) -> None:
+    leave_failure(tmp_path, "DataError: first")
+    write_json(tmp_path / "summary.json", {**read_object(tmp_path / "summary.json"), "steps": 7})
+    leave_failure(tmp_path, "DataError: second")
+
+    assert read_object(tmp_path / "summary.json") == {"steps": 7, "status": "failed", "error": "DataError: second"}
