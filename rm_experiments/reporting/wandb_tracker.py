@@ -221,7 +221,7 @@ class WandbTracker:
         self._set_names = set_names
         self._models = log_model
         self.run_id: str | None = run.id
-        self.told = told
+        self.newest_steps = told
         """Of a run that goes on, the newest step of `train` and of `eval` that W&B has; None: not known."""
         self._offline = bool(run.settings.mode == "offline")
         self._lines: list[str] = []

@@ -54,7 +54,7 @@ def open_tracker(artifacts: Artifacts, trainer: Trainer, labels: Labels) -> tupl
 
 def tell_missing(artifacts: Artifacts, tracker: Tracker) -> None:
     """Tell a tracker what a killed attempt logged and what never arrived; what it has is not told again."""
-    told = getattr(tracker, "told", None)
+    told = getattr(tracker, "newest_steps", None)
     if told is None:
         return
     artifacts.tracked = dict(told)

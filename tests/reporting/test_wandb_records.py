@@ -88,7 +88,7 @@ def test_what_never_arrived_is_told_and_nothing_twice(told: dict[str, int] | Non
     artifacts: Any = SimpleNamespace(tracked={"train": 9, "eval": 9}, metrics_log=SimpleNamespace(read=lambda: lines))
     logged: list[Any] = []
     log: Callable[..., None] = lambda step, values: logged.append((step, values))  # noqa: E731
-    tracker: Any = SimpleNamespace(told=told, log=log)
+    tracker: Any = SimpleNamespace(newest_steps=told, log=log)
 
     tell_missing(artifacts, tracker)
 

@@ -240,9 +240,9 @@ def test_a_tracker_is_told_everything_once_also_after_a_kill(
     run: Callable[..., RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: int
 ) -> None:
     """Before the first checkpoint, which is that of step 4, and after it."""
-    from rm_experiments.runner import train
+    from rm_experiments.runner import tracked
 
-    monkeypatch.setattr(train, "start_tracker", lambda *rest, **more: (Recorder(), []))
+    monkeypatch.setattr(tracked, "start_tracker", lambda *rest, **more: (Recorder(), []))
     often = ("train.log_every_steps=1", "eval.every_steps=1", "checkpoint.every_steps=4", "checkpoint.keep_best=false")
     monkeypatch.setattr(Recorder, "told", [])
     run("straight", *often)
@@ -357,7 +357,7 @@ def test_a_run_that_was_stopped_early_goes_on_when_it_is_told_to(run: Callable[.
 def test_a_tracker_that_fails_does_not_hide_why_a_run_failed(
     run: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rm_experiments.runner import train
+    from rm_experiments.runner import tracked
 
     class Failing(NoTracker):
         def summarise(self, values: dict[str, Any]) -> None:
@@ -366,7 +366,7 @@ def test_a_tracker_that_fails_does_not_hide_why_a_run_failed(
         def finish(self, exit_code: int) -> list[str]:
             raise OSError("connection lost")
 
-    monkeypatch.setattr(train, "start_tracker", lambda *rest, **more: (Failing(), []))
+    monkeypatch.setattr(tracked, "start_tracker", lambda *rest, **more: (Failing(), []))
     with pytest.raises(TrainingError, match="stopped before the optimizer step"):
         run("broken", "optimizer.lr=1e30", "train.max_grad_norm=null", "scheduler=constant")
 
