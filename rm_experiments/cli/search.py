@@ -72,9 +72,9 @@ def run_search(
         search.run()
         code = sweep.close()
         best = _best(sweep, search.numbers, minimize)
-        if best is not None and not sweep.stopping:
-            _say_best(sweep, best, base.objective, source)
     conclude(sweep, code)
+    if best is not None:
+        _say_best(sweep, best, base.objective, source)
     return None if best is None else sweep.jobs[best].objective
 
 

@@ -229,7 +229,7 @@ def test_help_lists_groups_options_and_exit_codes(cwd: Path) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "rm-train: train a reward model from preference pairs." in done.stdout
-    assert "Exit codes: 0 done, 1 the run failed, 2 the input is wrong" in done.stdout
+    assert "Exit codes: 0 done, 1 the run or a job of a sweep failed, 2 the input is wrong" in done.stdout
     lines = done.stdout.splitlines()
     assert "scheduler: constant, cosine, linear, warmup_stable_decay" in lines
     assert any(line.startswith("benchmark: best_of_n, hhh, judge_bench, llmbar, none, ppe,") for line in lines)
@@ -383,7 +383,7 @@ def test_the_exit_code_says_how_the_run_ended(cwd: Path, error: str, code: int, 
     program = f"""
 from rm_experiments.cli import train
 from rm_experiments.errors import DataError, TrainingError
-def run(config, tell_ranks):
+def run(config, overrides, tell_ranks):
     raise {error}
 train.run_one = run
 train.main()
