@@ -156,6 +156,8 @@ def test_a_process_that_was_started_reports_what_is_wrong(
         "sweep_dir": None,
         "command": overrides,
         "starter": os.getpid(),
+        "overrides": overrides,
+        "swept": [],
     }
     folder = tmp_path / "job"
     folder.mkdir()
