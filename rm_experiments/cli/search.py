@@ -19,12 +19,12 @@ from rm_experiments.cli.sweep import check_job, conclude, open_sweep
 from rm_experiments.config.changes import flat_settings, is_free, shown
 from rm_experiments.config.compose import explain, to_plain
 from rm_experiments.config.grid import JobComposer
+from rm_experiments.config.rules import lower_is_better
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.config.search_schema import OptunaSettings, SearchSettings, to_settings
 from rm_experiments.config.search_space import Space, check_space, read_space
 from rm_experiments.errors import ConfigError
 from rm_experiments.launch.signals import stop_on_signals
-from rm_experiments.reporting.sweep_table import lower_is_better
 from rm_experiments.runner.command import repeat_command
 from rm_experiments.runner.random_points import RandomPoints
 from rm_experiments.runner.run_dir import read_object, write_json

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,25 @@ exit_codes: list[int] = []
 def pool_executor(config: RunConfig) -> Executor:
     """Child processes of this machine, as `config.launch` asks for."""
     context = warm_up(WARM_MODULE)
-    count = 0
-    if config.train.device not in (Device.cpu, Device.mps):
-        receiving, sending = context.Pipe(duplex=False)
-        asking = context.Process(target=count_gpus, args=(sending,))
-        asking.start()
-        sending.close()
-        with contextlib.suppress(EOFError):
-            count = receiving.recv()
-        asking.join()
+    count = 0 if config.train.device in (Device.cpu, Device.mps) else _num_gpus(context)
     per_run = config.launch.gpus_per_run
     if per_run is None:
         per_run = config.launch.num_processes if count else 0
     devices = Devices(names=gpu_names(count), per_run=per_run)
     return PoolExecutor(context, in_child, num_slots(config.launch.concurrent_runs, devices), devices)
+
+
+def _num_gpus(context: ForkServerContext | SpawnContext) -> int:
+    """As a child sees them: asking starts no CUDA here, nor in the server."""
+    receiving, sending = context.Pipe(duplex=False)
+    asking = context.Process(target=count_gpus, args=(sending,))
+    asking.start()
+    sending.close()
+    count = 0
+    with contextlib.suppress(EOFError):
+        count = receiving.recv()
+    asking.join()
+    return count
 
 
 def run_grid(

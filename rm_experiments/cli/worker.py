@@ -65,10 +65,12 @@ def main(folder: Path) -> int:
 
 def _end_with(starter: int) -> None:
     """Save and stop once the command that started the ranks is gone: killed, it could tell nobody."""
-    while os.path.exists("/proc") and _lives(starter):
+    if not _lives(os.getpid()):
+        # No /proc here.
+        return
+    while _lives(starter):
         time.sleep(_LOOK)
-    if os.path.exists("/proc"):
-        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _lives(pid: int) -> bool:

@@ -85,6 +85,11 @@ def check_source(key: str, value: object, what: str = "a file, a glob, a Hub id 
         raise refuse(key, value, f"must be {what}, or a list of them")
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric is a loss or an error."""
+    return metric.rpartition("_")[2] in ("loss", "objective", "ece", "brier", "ties")
+
+
 def evaluates(config: RunConfig) -> bool:
     """Whether the run evaluates at all."""
     schedule = config.eval

@@ -18,6 +18,7 @@ from rm_experiments.config.rules import (
     check_profile,
     check_source,
     evaluates,
+    lower_is_better,
     not_negative,
     open_share,
     positive,
@@ -286,7 +287,6 @@ def _adapter(config: RunConfig) -> None:
         )
 
 
-_LOWER_IS_BETTER = re.compile(r"_(loss|objective|ece|brier|ties)$")
 _HIGHER_IS_BETTER = re.compile(r"_(accuracy|margin|accuracy_ci_low)$")
 
 
@@ -296,7 +296,7 @@ def _checkpoint(config: RunConfig) -> None:
         if not metric.startswith("eval_"):
             raise refuse(key, metric, "must be an evaluation metric as in metrics.jsonl", f"{key}=eval_accuracy")
     wrong = (
-        (checkpoint.mode is Mode.max and _LOWER_IS_BETTER.search(checkpoint.metric))
+        (checkpoint.mode is Mode.max and lower_is_better(checkpoint.metric))
         or (checkpoint.mode is Mode.min and _HIGHER_IS_BETTER.search(checkpoint.metric))
     )  # fmt: skip
     if wrong:

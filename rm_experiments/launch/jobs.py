@@ -19,6 +19,11 @@ class Job:
     payload: dict[str, Any]
     """Plain values: config (with run_dir), sweep_dir, overrides, swept, command."""
 
+    @property
+    def num_processes(self) -> int:
+        """Of its run."""
+        return int(self.payload["config"]["launch"]["num_processes"])
+
 
 @dataclass(kw_only=True)
 class Ended:

@@ -107,7 +107,7 @@ class PoolExecutor:
             job = self._queue.pop(0)
             devices = self._devices.take()
             # The server may have begun elsewhere, with other variables.
-            processes = self.slots * job.payload.get("config", {}).get("launch", {}).get("num_processes", 1)
+            processes = self.slots * job.num_processes
             environment = {**os.environ, **job_environment(self._devices, devices, processes), "PWD": os.getcwd()}
             process = self._context.Process(
                 target=self._target, args=(job.payload, str(job.log), environment), name=f"job {job.number}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import operator
 import os
 import shlex
 import shutil
@@ -108,7 +109,8 @@ class SlurmExecutor:
                 new.append(job)
             else:
                 self._known[job.number] = _Known(job, slurm_id)
-        for num_processes, group in groupby(sorted(new, key=_num_processes), _num_processes):
+        by_processes = operator.attrgetter("num_processes")
+        for num_processes, group in groupby(sorted(new, key=by_processes), by_processes):
             self._submit_array(list(group), num_processes)
         self._next_question = time.monotonic() + min(_FIRST_QUESTION, self._settings.poll_seconds)
 
@@ -254,10 +256,6 @@ def _patient_python() -> str:
     """This interpreter, which the signal ahead of a limit does not end while it imports and can do nothing about it."""
     ignoring = f'trap "" {slurm_queue.preemption_signal_name()}; exec "$0" "$@"'
     return f"sh -c {shlex.quote(ignoring)} {shlex.quote(sys.executable)}"
-
-
-def _num_processes(job: Job) -> int:
-    return int(job.payload["config"]["launch"]["num_processes"])
 
 
 def _name(job: Job) -> str:

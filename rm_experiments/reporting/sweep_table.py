@@ -12,11 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rm_experiments.config.rules import lower_is_better
 from rm_experiments.reporting.console import results_console
 
 _STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "pruned": "yellow", "interrupted": "yellow"}
 _FIRST = {"running": 0, "failed": 1, "interrupted": 2, "finished": 3, "pruned": 4, "queued": 5}
-_LOWER_IS_BETTER = ("loss", "ece", "brier", "objective", "ties")
 _OTHER_LINES = 6
 """Lines of a terminal that the table's rows cannot have."""
 
@@ -38,11 +38,6 @@ class JobView:
     seconds: float
     seconds_left: float | None
     log: Path
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric is a loss or an error."""
-    return metric.rpartition("_")[2] in _LOWER_IS_BETTER
 
 
 class SweepTable:

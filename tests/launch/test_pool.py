@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import rm_experiments
+from rm_experiments.cli import sweep
 from rm_experiments.errors import ConfigError
 from rm_experiments.launch.devices import Devices, gpu_names, job_environment, num_slots
 from rm_experiments.launch.jobs import Ended, Job
@@ -54,7 +56,12 @@ def make() -> Iterator[Make]:
 
 
 def job(number: int, place: Path, **payload: Any) -> Job:
-    return Job(number=number, run_dir=place, log=place / f"{number}.log", payload=payload)
+    return Job(
+        number=number,
+        run_dir=place,
+        log=place / f"{number}.log",
+        payload=payload | {"config": {"launch": {"num_processes": 1}}},
+    )
 
 
 def until(pool: PoolExecutor, count: int) -> tuple[list[int], list[Ended]]:
@@ -208,3 +215,27 @@ def test_only_visible_gpus_are_handed_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert gpu_names(3) == ["2", "GPU-f00", "5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert gpu_names(2) == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names", "per_run", "slots"),
+    [
+        ([], ["0", "1", "2"], 1, 3),
+        # Asked for none, a job sees none; the machine's cores count.
+        (["launch.gpus_per_run=0"], ["0", "1", "2"], 0, 4),
+        (["launch=accelerate", "launch.num_processes=2"], ["0", "1", "2"], 2, 1),
+        (["launch.gpus_per_run=1", "launch.concurrent_runs=6"], ["0", "1", "2"], 1, 6),
+        (["train.device=cpu"], [], 0, 4),
+    ],
+)
+def test_gpus_of_the_jobs_are_those_that_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], names: list[str], per_run: int, slots: int
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("rm_experiments.launch.devices.num_cores", lambda: 8)
+    monkeypatch.setattr(sweep, "warm_up", lambda module: None)
+    monkeypatch.setattr(sweep, "_num_gpus", lambda context: 3)
+
+    pool = sweep.pool_executor(rm_experiments.compose(arguments))
+
+    assert (pool._devices.names, pool._devices.per_run, pool.slots) == (names, per_run, slots)
