@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import ConfigError
 
 WHOLE, POSITIVE = "a whole number of at least 1", "a finite number above 0"
+
+NumberRule: TypeAlias = tuple[str, Any, Callable[[Any], bool], str]
+"""A key, its value, the test that the value passes unless it is null, and what is allowed."""
 
 PROFILE_WARM_UP = 2
 """Steps before those that `train.profile_steps` records: caches fill, kernels are chosen, memory is reserved."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
+from rm_experiments.config.adapter_schema import AdapterConfig
 from rm_experiments.config.data_schema import DataConfig
+from rm_experiments.config.loss_schema import LossConfig
+from rm_experiments.config.optimizer_schema import OptimizerConfig, SchedulerConfig
 
 
 class ModelSource(str, Enum):
@@ -125,68 +127,6 @@ class ModelConfig:
     """Peak learning rate that suits training all weights of this model; `optimizer.lr` is this unless it is set."""
     scratch: ScratchConfig | None = None
     """Shape of the model with `source=scratch`; null otherwise."""
-
-
-@dataclass(kw_only=True)
-class LossConfig:
-    """The training objective."""
-
-    name: str = "bradley_terry"
-    """A name in `rm_experiments.training.losses.LOSSES`."""
-    use_margin: bool = False
-    """Subtract each row's margin from the reward difference (Llama 2, arXiv:2307.09288, eq. 2); none counts as 0."""
-    label_smoothing: float = 0.0
-    """Probability that a label is wrong, 0 to below 0.5 (conservative Bradley-Terry, arXiv:2305.18290 appendix)."""
-    center_coefficient: float = 0.0
-    """Weight of (chosen + rejected)^2, which keeps rewards around zero (arXiv:2312.09244); 0: off."""
-
-
-@dataclass(kw_only=True)
-class OptimizerConfig:
-    """How weights are updated."""
-
-    name: str = "adamw"
-    """A name in `rm_experiments.training.optimizers.OPTIMIZERS`."""
-    lr: float = 1e-5
-    """Peak learning rate; any positive finite number."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of matrices; norms and biases get none."""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    """Decay rates of the first and second moment, each at least 0 and below 1."""
-    eps: float = 1e-8
-    """Added to the denominator; above 0."""
-
-
-@dataclass(kw_only=True)
-class SchedulerConfig:
-    """The learning rate over the run."""
-
-    name: str = "linear"
-    """A name in `rm_experiments.training.schedules.SCHEDULES`."""
-    warmup_ratio: float = 0.0
-    """Share of the steps over which the rate grows from 0, 0 to 1. Not together with `warmup_steps`."""
-    warmup_steps: int | None = None
-    """The same as a number of steps."""
-    min_lr_ratio: float = 0.0
-    """Where the decay ends, as a share of `optimizer.lr`, 0 to 1. Without effect in `constant`, so refused there."""
-    decay_ratio: float | None = None
-    """Share of the steps in the final decay of `warmup_stable_decay`, above 0 to 1; refused elsewhere."""
-
-
-@dataclass(kw_only=True)
-class AdapterConfig:
-    """Which weights are trained."""
-
-    name: str = "none"
-    """`none`: all weights; `lora`: low-rank adapters (arXiv:2106.09685) and the reward head."""
-    rank: int | None = None
-    """LoRA: rank of the update; null with `adapter=none`."""
-    alpha: float | None = None
-    """LoRA: the update is scaled by alpha / rank."""
-    dropout: float | None = None
-    """LoRA: dropout before the update, 0 to below 1."""
-    target_modules: Any = None
-    """LoRA: module names, or `all-linear`; null: what peft knows for the model."""
 
 
 @dataclass(kw_only=True)

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
+from rm_experiments.config.adapter_validation import ADAPTER_NAMES, adapter_numbers, check_adapter
 from rm_experiments.config.data_validation import check_data, data_numbers
 from rm_experiments.config.launch_validation import check_launch
+from rm_experiments.config.loss_validation import LOSS_NAMES, loss_numbers
+from rm_experiments.config.optimizer_validation import (
+    OPTIMIZER_NAMES,
+    SCHEDULE_NAMES,
+    check_optimizer,
+    optimizer_numbers,
+)
 from rm_experiments.config.rules import (
     POSITIVE,
     WHOLE,
+    NumberRule,
     at_least_one,
-    below_half,
     below_one,
     budget,
     check_profile,
-    check_source,
     evaluates,
     lower_is_better,
     not_negative,
     open_share,
     positive,
     refuse,
-    share,
 )
 from rm_experiments.config.schema import (
     Attention,
@@ -40,10 +45,6 @@ from rm_experiments.config.schema import (
 )
 from rm_experiments.errors import ConfigError
 
-LOSS_NAMES = ("bradley_terry",)
-OPTIMIZER_NAMES = ("adamw",)
-SCHEDULE_NAMES = ("constant", "linear", "cosine", "warmup_stable_decay")
-ADAPTER_NAMES = ("none", "lora")
 LAUNCH_NAMES = ("inline", "accelerate", "torchrun")
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
@@ -62,9 +63,10 @@ def check(config: RunConfig) -> RunConfig:
         check_data,
         _layout,
         _lengths_of_run,
+        check_optimizer,
         check_launch,
         _schedule,
-        _adapter,
+        check_adapter,
         _checkpoint,
         _tracking,
         _unused,
@@ -111,32 +113,18 @@ def _names(config: RunConfig) -> None:
             raise refuse(key, value, f"allowed are {', '.join(choices)}", f"{key}={choices[0]}")
 
 
-def _numbers(config: RunConfig) -> Iterator[tuple[str, Any, Callable[[Any], bool], str]]:
+def _numbers(config: RunConfig) -> Iterator[NumberRule]:
     """(key, value, test, what is allowed) of every number; a null value is skipped where the schema allows null."""
-    optimizer, train, data, evaluation = config.optimizer, config.train, config.data, config.eval
+    train, data, evaluation = config.train, config.data, config.eval
 
     whole, pos = WHOLE, POSITIVE
     yield "seed", config.seed, lambda x: 0 <= x < 2**32, "a whole number from 0 to 4294967295"
     yield "model.dropout", config.model.dropout, below_one, "at least 0 and below 1"
     yield "model.suggested_lr", config.model.suggested_lr, positive, pos
     yield from data_numbers(data)
-    yield "loss.label_smoothing", config.loss.label_smoothing, below_half, "at least 0 and below 0.5"
-    yield (
-        "loss.center_coefficient",
-        config.loss.center_coefficient,
-        not_negative,
-        "a finite number, at least 0",
-    )
-    yield "optimizer.lr", optimizer.lr, positive, pos
-    yield "optimizer.weight_decay", optimizer.weight_decay, not_negative, "a finite number, at least 0"
-    yield "optimizer.eps", optimizer.eps, positive, pos
-    yield "scheduler.warmup_ratio", config.scheduler.warmup_ratio, share, "0 to 1"
-    yield "scheduler.warmup_steps", config.scheduler.warmup_steps, lambda x: x >= 0, "at least 0, or null"
-    yield "scheduler.min_lr_ratio", config.scheduler.min_lr_ratio, share, "0 to 1"
-    yield "scheduler.decay_ratio", config.scheduler.decay_ratio, open_share, "above 0 to 1, or null"
-    yield "adapter.rank", config.adapter.rank, at_least_one, whole
-    yield "adapter.alpha", config.adapter.alpha, positive, pos
-    yield "adapter.dropout", config.adapter.dropout, below_one, "at least 0 and below 1"
+    yield from loss_numbers(config)
+    yield from optimizer_numbers(config)
+    yield from adapter_numbers(config)
     yield "train.max_steps", train.max_steps, at_least_one, whole + ", or null"
     yield "train.num_epochs", train.num_epochs, positive, pos
     yield "train.batch_size", train.batch_size, at_least_one, whole
@@ -164,9 +152,6 @@ def _ranges(config: RunConfig) -> None:
     for key, value, allowed, text in _numbers(config):
         if value is not None and not allowed(value):
             raise refuse(key, value, f"must be {text}")
-    betas = config.optimizer.betas
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise refuse("optimizer.betas", betas, "two numbers, at least 0 and below 1", "'optimizer.betas=[0.9,0.999]'")
 
 
 def _model(config: RunConfig) -> None:
@@ -223,33 +208,11 @@ def _layout(config: RunConfig) -> None:
 
 
 def _lengths_of_run(config: RunConfig) -> None:
-    train, scheduler = config.train, config.scheduler
+    train = config.train
     if train.max_steps is not None:
         check_profile(train.profile_steps, train.max_steps)
     if train.precision is Precision.fp16 and train.device is Device.cpu:
         raise refuse("train.precision", "fp16", "is not possible with train.device=cpu", "train.precision=bf16")
-    if scheduler.warmup_steps is not None and scheduler.warmup_ratio > 0:
-        raise ConfigError(
-            f"scheduler.warmup_steps={scheduler.warmup_steps} and scheduler.warmup_ratio={scheduler.warmup_ratio} "
-            "exclude each other; add scheduler.warmup_ratio=0"
-        )
-    if scheduler.name == "constant" and scheduler.min_lr_ratio > 0:
-        raise refuse(
-            "scheduler.min_lr_ratio",
-            scheduler.min_lr_ratio,
-            "no effect with scheduler=constant",
-            "scheduler=linear",
-        )
-    if scheduler.decay_ratio is not None and scheduler.name != "warmup_stable_decay":
-        raise refuse(
-            "scheduler.decay_ratio", scheduler.decay_ratio,
-            f"no effect with scheduler={scheduler.name}", "scheduler=warmup_stable_decay",
-        )  # fmt: skip
-    if scheduler.name == "warmup_stable_decay":
-        if scheduler.decay_ratio is None:
-            raise refuse("scheduler.decay_ratio", None, "warmup_stable_decay needs it", "scheduler.decay_ratio=0.1")
-        if scheduler.decay_ratio + scheduler.warmup_ratio > 1:
-            raise refuse("scheduler.decay_ratio", scheduler.decay_ratio, "with scheduler.warmup_ratio it exceeds 1")
 
 
 def _schedule(config: RunConfig) -> None:
@@ -260,31 +223,6 @@ def _schedule(config: RunConfig) -> None:
             raise ConfigError("train.early_stopping_patience needs an evaluation; try eval=default")
         if config.data.eval is not None or config.data.eval_sets:
             raise ConfigError("data.eval has no effect without an evaluation; try eval=default, or data.eval=null")
-
-
-def _adapter(config: RunConfig) -> None:
-    adapter = config.adapter
-    if adapter.name == "none":
-        for key in ("rank", "alpha", "dropout", "target_modules"):
-            if getattr(adapter, key) is not None:
-                raise refuse(f"adapter.{key}", getattr(adapter, key), "no effect with adapter=none", "adapter=lora")
-        return
-    for key in ("rank", "alpha", "dropout"):
-        if getattr(adapter, key) is None:
-            raise refuse(f"adapter.{key}", None, "adapter=lora needs a number")
-    if adapter.target_modules is not None:
-        check_source("adapter.target_modules", adapter.target_modules)
-    if config.checkpoint.dtype is not Dtype.auto:
-        raise refuse(
-            "checkpoint.dtype",
-            config.checkpoint.dtype,
-            "no effect with an adapter, which is float32",
-            "checkpoint.dtype=auto",
-        )
-    if config.model.source is ModelSource.scratch:
-        raise ConfigError(
-            "adapter=lora on a model from scratch would freeze random weights; try adapter=none or model=pretrained"
-        )
 
 
 _HIGHER_IS_BETTER = re.compile(r"_(accuracy|margin|accuracy_ci_low)$")

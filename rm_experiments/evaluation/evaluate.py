@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from rm_experiments.config.schema import LossConfig
+from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.data.groups import Item, shares_of_ranks
 from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.tokens import TokenizedPairs

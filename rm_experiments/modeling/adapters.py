@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rm_experiments.config.schema import AdapterConfig
+from rm_experiments.config.adapter_schema import AdapterConfig
 from rm_experiments.errors import ConfigError
 from rm_experiments.modeling.reward_model import BuiltModel
 

@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 from rm_experiments.config.compose import config_yaml, plain_yaml, to_plain
 from rm_experiments.config.evaluation_data import has_source, with_saved
 from rm_experiments.config.evaluation_schema import EvaluationConfig, breakdown_of, check_evaluation
-from rm_experiments.config.schema import LossConfig, Precision, TrainConfig
+from rm_experiments.config.loss_schema import LossConfig
+from rm_experiments.config.schema import Precision, TrainConfig
 from rm_experiments.data.cache import DataCache
 from rm_experiments.data.splits import Split, load_evaluation
 from rm_experiments.data.templates import prepare_tokenizer

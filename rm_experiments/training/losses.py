@@ -8,7 +8,7 @@ from typing import TypeAlias
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rm_experiments.config.schema import LossConfig
+from rm_experiments.config.loss_schema import LossConfig
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, LossConfig], Tensor]
 """Rewards of the chosen and of the rejected answers, target margins, labels, settings -> a loss for each pair."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rm_experiments.config.schema import OptimizerConfig
+from rm_experiments.config.optimizer_schema import OptimizerConfig
 from rm_experiments.errors import CheckpointError
 from rm_experiments.modeling.sharding import as_slice, local
 

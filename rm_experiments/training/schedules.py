@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rm_experiments.config.schema import SchedulerConfig
+from rm_experiments.config.optimizer_schema import SchedulerConfig
 
 # Each takes the progress through what follows the warm-up (0 at its first step, 1 at the end of training), the share
 # of it that the final decay takes, and where the decay ends; and returns the factor on the peak rate.

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from rm_experiments import compose
-from rm_experiments.config import data_schema, schema, validation
+from rm_experiments.config import adapter_schema, data_schema, loss_schema, optimizer_schema, schema, validation
 from rm_experiments.config.compose import (
     config_yaml,
     from_plain,
@@ -297,7 +297,10 @@ print([name for name in ("torch", "transformers", "datasets", "accelerate", "wan
 
 def test_every_field_of_the_schema_is_described() -> None:
     """By a docstring under it; a section by that of its class."""
-    trees = [ast.parse(Path(module.__file__).read_text(encoding="utf-8")) for module in (schema, data_schema)]
+    trees = [
+        ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        for module in (schema, data_schema, loss_schema, optimizer_schema, adapter_schema)
+    ]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     checked, undescribed = 0, []
     for name, node in classes.items():

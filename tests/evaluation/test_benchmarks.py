@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rm_experiments.config.data_schema import BENCHMARK_NAMES, ColumnsConfig, DataConfig, EvalSetConfig
-from rm_experiments.config.schema import LossConfig
+from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.data.formats import read_pairs
 from rm_experiments.data.pairs import prompt_id
 from rm_experiments.errors import DataError

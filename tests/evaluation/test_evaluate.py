@@ -10,7 +10,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from rm_experiments.config.schema import Layout, LossConfig, RunConfig
+from rm_experiments.config.loss_schema import LossConfig
+from rm_experiments.config.schema import Layout, RunConfig
 from rm_experiments.evaluation.evaluate import evaluate, objective_of
 from rm_experiments.evaluation.records import COLUMNS
 from rm_experiments.modeling.layouts.batch import Batch

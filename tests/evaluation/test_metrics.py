@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rm_experiments.config.schema import LossConfig
+from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.errors import DataError
 from rm_experiments.evaluation.evaluate import objective_of
 from rm_experiments.evaluation.metrics import (

@@ -28,7 +28,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rm_experiments.config.schema import AdapterConfig, DataConfig, Dtype, ModelConfig, ModelSource, ScratchConfig
+from rm_experiments.config.adapter_schema import AdapterConfig
+from rm_experiments.config.schema import DataConfig, Dtype, ModelConfig, ModelSource, ScratchConfig
 from rm_experiments.data.pairs import PreferencePair
 from rm_experiments.data.tokenization import TokenizedPairs, tokenize_pairs
 from rm_experiments.errors import CheckpointError, ConfigError

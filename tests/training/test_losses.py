@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rm_experiments.config.schema import LossConfig
-from rm_experiments.config.validation import LOSS_NAMES
+from rm_experiments.config.loss_schema import LossConfig
+from rm_experiments.config.loss_validation import LOSS_NAMES
 from rm_experiments.training.losses import LOSSES, bradley_terry
 
 VARIANTS: list[dict[str, Any]] = [

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rm_experiments.config.schema import OptimizerConfig
-from rm_experiments.config.validation import OPTIMIZER_NAMES
+from rm_experiments.config.optimizer_schema import OptimizerConfig
+from rm_experiments.config.optimizer_validation import OPTIMIZER_NAMES
 from rm_experiments.errors import CheckpointError
 from rm_experiments.training.optimizers import (
     OPTIMIZERS,

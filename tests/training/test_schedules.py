@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rm_experiments.config.schema import SchedulerConfig
-from rm_experiments.config.validation import SCHEDULE_NAMES
+from rm_experiments.config.optimizer_schema import SchedulerConfig
+from rm_experiments.config.optimizer_validation import SCHEDULE_NAMES
 from rm_experiments.training.schedules import SCHEDULES, lr_factor, num_warmup_steps
 
 

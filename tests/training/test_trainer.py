@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rm_experiments.config.schema import Layout, RunConfig, SchedulerConfig, TrainConfig
+from rm_experiments.config.optimizer_schema import SchedulerConfig
+from rm_experiments.config.schema import Layout, RunConfig, TrainConfig
 from rm_experiments.config.validation import check
 from rm_experiments.data.batching import StepPlan
 from rm_experiments.data.tokenization import TokenizedPairs
