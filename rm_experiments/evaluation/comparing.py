@@ -51,7 +51,7 @@ class Comparison:
     metric: str
     result: Difference
     p_holm: float
-    """Corrected for all sets and subsets of the pair of candidates."""
+    """Corrected for all sets of the pair of candidates; of a subset, for all subsets."""
     seeds_counted: bool
     """Whether the variance between seeds is part of the interval and the p-value."""
 
@@ -310,6 +310,8 @@ def compare(
 ) -> list[Comparison]:
     """Every pair (a, b) of candidates on all sets and subsets that both have.
 
+    Of each pair and metric its sets are one family of tests, and all their subsets another, corrected by Holm's method.
+
     Args:
         sets: of each set the aligned records of each candidate by seed; an empty list where a candidate has none.
     """
@@ -334,7 +336,9 @@ def compare(
                                        p_holm=result.p, seeds_counted=counted)
                         )  # fmt: skip
     corrected: dict[int, float] = {}
-    for key in {(one.a, one.b, one.metric) for one in found}:
-        family = [place for place, one in enumerate(found) if (one.a, one.b, one.metric) == key]
+    # Whole sets are what is asked; subsets, which look for where it comes from, must not blur the answer.
+    families = [(one.a, one.b, one.metric, one.subset is None) for one in found]
+    for key in set(families):
+        family = [place for place, one in enumerate(families) if one == key]
         corrected |= dict(zip(family, holm([found[place].result.p for place in family]), strict=True))
     return [replace(one, p_holm=corrected[place]) for place, one in enumerate(found)]

@@ -364,7 +364,7 @@ def family(found: Sequence[Comparison], pair: tuple[int, int], metric: str) -> d
     return {(one.set, one.subset): one for one in found if (one.a, one.b) == pair and one.metric == metric}
 
 
-def test_sets_and_subsets_of_a_pair_are_one_family(rows: Rows) -> None:
+def test_sets_of_a_pair_are_one_family_and_their_subsets_another(rows: Rows) -> None:
     subset = [("x", "y", None)[at % 3] for at in range(300)]
     main = [[rewards(rows, seed, quality, subset=subset)] for seed, quality in ((1, 1.0), (2, 0.6), (3, 0.5))]
     alone = [[select(one[0], np.arange(300) < 200)] for one in main]
@@ -377,16 +377,21 @@ def test_sets_and_subsets_of_a_pair_are_one_family(rows: Rows) -> None:
     # A subset alone in its set is no breakdown.
     assert list(parts) == [("eval", None), ("eval", "x"), ("eval", "y"), ("other", None)]
     assert [one.result.num_pairs for one in parts.values()] == [300, 100, 100, 200]
-    raw = [one.result.p for one in parts.values()]
-    assert [one.p_holm for one in parts.values()] == holm(raw)
-    assert [one.p_holm for one in parts.values()] != raw
+    whole, inside = [("eval", None), ("other", None)], [("eval", "x"), ("eval", "y")]
+    for members in (whole, inside):
+        raw = [parts[key].result.p for key in members]
+        assert [parts[key].p_holm for key in members] == holm(raw)
+        assert [parts[key].p_holm for key in members] != raw
     losses = family(found, (0, 1), "loss")
     assert list(losses) == [("eval", None), ("other", None)]
     assert [one.p_holm for one in losses.values()] == holm([one.result.p for one in losses.values()])
 
     others = family(found, (2, 1), "accuracy")
     assert list(others) == [("eval", None), ("eval", "x"), ("eval", "y")]
-    assert [one.p_holm for one in others.values()] == holm([one.result.p for one in others.values()])
+    # The only set: its answer is not blurred by a look at its subsets.
+    assert others["eval", None].p_holm == others["eval", None].result.p
+    inside_p = [others["eval", name].result.p for name in ("x", "y")]
+    assert [others["eval", name].p_holm for name in ("x", "y")] == holm(inside_p)
     expected = compare({"eval": [main[2], main[1]]}, [(0, 1)], 2000)[0]
     assert others["eval", None].result.difference == expected.result.difference
     assert others["eval", None].result.p == pytest.approx(expected.result.p, abs=0.06)

@@ -318,12 +318,13 @@ def test_a_set_that_two_runs_have_is_compared_and_one_of_a_single_run_is_not(wor
     assert [sorted(one["metrics"]) for one in found["groups"]] == [["eval"], ["eval", "hard"], ["eval", "hard"]]
     assert found["groups"][0]["places"].keys() == {"eval"}
     assert {(one["a"], one["b"]) for one in found["comparisons"] if one["set"] == "hard"} == {(1, 2)}
-    # Sets and subsets of a pair are corrected together.
+    # The sets of a pair are corrected together, and so are their subsets.
     family = [one for one in found["comparisons"] if (one["a"], one["b"], one["metric"]) == (1, 2, "accuracy")]
     assert [(one["set"], one["subset"]) for one in family] == [
         ("eval", None), ("eval", "list"), ("eval", "sum"), ("hard", None), ("hard", "list"), ("hard", "sum")
     ]  # fmt: skip
-    assert [one["p_holm"] for one in family] == holm([one["p"] for one in family])
+    for part in ([one for one in family if one["subset"] is None], [one for one in family if one["subset"]]):
+        assert [one["p_holm"] for one in part] == holm([one["p"] for one in part])
     assert [one["name"] for one in world.compare(c, a)["sets"]] == ["eval"]
     assert world.refuses(c, a, sets=["hard"]) == "sets=hard: 2 of the runs must have this set; they share eval"
     assert world.refuses(a, b, sets=["eval", "soft"]) == (
