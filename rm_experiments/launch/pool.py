@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 from rm_experiments.launch.devices import Devices, job_environment
 from rm_experiments.launch.jobs import Ended, Job
+from rm_experiments.launch.signals import HANDLED
 
 Target = Callable[[dict[str, Any], str, dict[str, str]], None]
 """Called in the child with the job's payload, the path of its log and all environment variables."""
@@ -34,7 +36,8 @@ _GRACE = 60.0
 def warm_up(module: str) -> ForkServerContext | SpawnContext:
     """Start the server, which imports `module` while this process goes on; at once when it runs already.
 
-    Where processes do not fork safely (macOS), every job imports for itself.
+    Where processes do not fork safely (macOS), every job imports for itself. The server and what it forks begin with
+    the signals of `HANDLED` blocked: a job unblocks them when it can answer.
     """
     if sys.platform != "linux" or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -42,9 +45,14 @@ def warm_up(module: str) -> ForkServerContext | SpawnContext:
     context.set_forkserver_preload([module])
     before = {name: os.environ.get(name) for name in _SERVER}
     os.environ.update(_SERVER)
+    # Starting this one, which the server does else, ends with SIGINT and SIGTERM unblocked.
+    multiprocessing.resource_tracker.ensure_running()
+    # The server inherits this: a terminal's Ctrl-C, which is for the sweep, must not end it before `module` says so.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
         multiprocessing.forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
     return context

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +20,13 @@ from rm_experiments.errors import ConfigError
 from rm_experiments.launch.devices import Devices, gpu_names, job_environment, num_slots
 from rm_experiments.launch.jobs import Ended, Job
 from rm_experiments.launch.pool import PoolExecutor, warm_up
+from rm_experiments.launch.signals import HANDLED
 
 
 def act(payload: dict[str, Any], log: str, environment: dict[str, str]) -> None:
     """What a job of these tests does."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     started = Path(log)
     started.write_text(json.dumps([environment, os.getcwd()]), encoding="utf-8")
     if payload.get("child"):
@@ -115,6 +118,26 @@ def test_a_signal_reaches_the_job_it_is_for_and_drops_one_that_waits(make: Make,
     assert started == [2]
     assert {one.number: one.exit_code for one in ended} == {0: -signal.SIGTERM, 1: -signal.SIGINT, 2: 0}
     assert not (tmp_path / "1.log").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks a server on Linux only")
+def test_an_early_ctrl_c_does_not_end_the_server_that_jobs_are_forked_from() -> None:
+    """Also before it has imported a line: it inherits that signals are blocked, and this process stays as it was."""
+    program = (
+        "import multiprocessing.forkserver, os, signal\n"
+        "from rm_experiments.launch.pool import warm_up\n"
+        "before = signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        "context = warm_up('json')\n"
+        "server = multiprocessing.forkserver._forkserver._forkserver_pid\n"
+        "os.kill(server, signal.SIGINT)\n"
+        "assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before\n"
+        "one = context.Process(target=os.getpid)\n"
+        "one.start(), one.join()\n"
+        "print('exit code', one.exitcode)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    assert (done.stdout, done.returncode) == ("exit code 0\n", 0), done.stderr
 
 
 def test_what_a_killed_job_started_ends_with_it(make: Make, tmp_path: Path) -> None:
