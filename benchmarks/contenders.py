@@ -21,7 +21,7 @@ from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.modeling.layouts.batch import padded_batch
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.reward_model import RewardModel
-from rm_experiments.training.optimizers import build_optimizer
+from rm_experiments.training.optimizers.build import build_optimizer
 from rm_experiments.training.trainer import Trainer
 
 LR = 1e-4

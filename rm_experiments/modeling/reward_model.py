@@ -96,6 +96,10 @@ class RewardModel(nn.Module):
         """The decoder without its head."""
         return getattr(self.model, self.model.base_model_prefix)
 
+    def is_head(self, name: str) -> bool:
+        """Whether the parameter of this name is not the backbone's."""
+        return not name.startswith(f"model.{self.model.base_model_prefix}.")
+
     def head(self, hidden: Tensor) -> Tensor:
         """Rewards [b] of hidden states [b, d]."""
         score: Any = self.model.score

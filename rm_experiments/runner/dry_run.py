@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.evaluation.schedule import evaluation_steps
 from rm_experiments.runner.prepare import Prepared
+from rm_experiments.training.optimizers.build import STATE_BYTES
 from rm_experiments.training.trainer import count_steps, step_plan
 
 
@@ -23,10 +24,11 @@ def dry_run_lines(config: RunConfig, prepared: Prepared) -> list[str]:
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(prepared.model_config)
     parameters = sum(one.numel() for one in model.parameters())
-    # Weights, gradients and two moments in float32; adapters train few of them.
-    trained_bytes = 4 if config.adapter.name == "lora" else 16
+    # Weights, gradients and the optimizer's state in float32; adapters train few of them.
+    state = STATE_BYTES[config.optimizer.name]
+    trained_bytes = 4 if config.adapter.name == "lora" else 8 + state
     checkpoints = config.checkpoint.keep_last + 1 + config.checkpoint.keep_best
-    disk = parameters * (4 if config.adapter.name == "lora" else 12) * checkpoints
+    disk = parameters * (4 if config.adapter.name == "lora" else 4 + state) * checkpoints
     evaluated = sum(len(one) for one in prepared.evaluation.values())
     return [
         "dry run: nothing was written",

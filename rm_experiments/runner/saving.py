@@ -13,8 +13,6 @@ from rm_experiments.config.schema import CheckpointConfig
 from rm_experiments.errors import ConfigError
 from rm_experiments.training.checkpoints import CheckpointStore, flush, free_bytes, no_space, size_of
 
-_MOMENTS = 8
-"""Bytes of AdamW's two moments of a weight."""
 _BESIDE = 2**19
 """Bytes of tokenizer, card and the like, at least."""
 
@@ -93,14 +91,18 @@ class Saver:
         self.seconds = max(self.seconds, time.monotonic() - began)
 
 
-def checkpoint_size(model: torch.nn.Module, saved: torch.dtype, has_adapter: bool) -> int:
-    """Bytes that a checkpoint needs, at least: weights, optimizer state, and the trained weights if they are wider."""
+def checkpoint_size(model: torch.nn.Module, saved: torch.dtype, has_adapter: bool, state_bytes: int) -> int:
+    """Bytes that a checkpoint needs, at least: weights, optimizer state, and the trained weights if they are wider.
+
+    Args:
+        state_bytes: of the optimizer's state of a trained weight.
+    """
     parameters = list(model.parameters())
     trained = [one for one in parameters if one.requires_grad]
     weights = sum(one.numel() for one in (trained if has_adapter else parameters)) * saved.itemsize
     wider = has_adapter or any(one.dtype != saved for one in trained)
     masters = sum(one.numel() * one.itemsize for one in trained) if wider else 0
-    return weights + masters + _MOMENTS * sum(one.numel() for one in trained) + _BESIDE
+    return weights + masters + state_bytes * sum(one.numel() for one in trained) + _BESIDE
 
 
 def check_space(run_dir: Path, size: int, config: CheckpointConfig, saves_once: bool) -> None:

@@ -34,6 +34,7 @@ from rm_experiments.runner.run_dir import finite
 from rm_experiments.runner.saving import Saver, checkpoint_size
 from rm_experiments.training.budget import evaluation_budget
 from rm_experiments.training.checkpoints import CheckpointStore
+from rm_experiments.training.optimizers.build import STATE_BYTES
 from rm_experiments.training.shards import Shards
 from rm_experiments.training.state import (
     StateTensors,
@@ -78,7 +79,8 @@ class Session:
         self._main = trainer.accelerator.is_main_process
         self._window_start = (time.monotonic(), 0)
         model = artifacts.built.reward_model.model
-        size = checkpoint_size(model, artifacts.saved_dtype, artifacts.adapter is not None)
+        moments = STATE_BYTES[config.optimizer.name]
+        size = checkpoint_size(model, artifacts.saved_dtype, artifacts.adapter is not None, moments)
         self._saver = Saver(store, config.checkpoint.keep_last, size)
         # The tracker comes later.
         self._saver.committed = lambda step, best: self.tracker.log_model(
@@ -273,6 +275,7 @@ class Session:
         A stop that comes meanwhile gives the evaluation up.
         """
         self.trainer.check()
+        self.trainer.settle()
         try:
             self._evaluate_all()
         except Stopped:
@@ -346,6 +349,7 @@ class Session:
         started = time.monotonic()
         self.console.activity("save")
         self.trainer.check()
+        self.trainer.settle()
         with self.watchdog.paused():
             # The thread that writes holds the last copy, and may still be reading the pictures.
             self._saver.wait()

@@ -47,7 +47,7 @@ from rm_experiments.runner.saving import check_space, checkpoint_size
 from rm_experiments.runner.session import Session, finite_only
 from rm_experiments.runner.tracked import Labels, for_tracker, open_tracker, tell_missing
 from rm_experiments.training.checkpoints import CheckpointStore, is_disk_full, no_space
-from rm_experiments.training.optimizers import build_optimizer
+from rm_experiments.training.optimizers.build import STATE_BYTES, build_optimizer
 from rm_experiments.training.trainer import Trainer, count_steps, step_plan
 
 _SMALL_FILE = 4096
@@ -126,7 +126,10 @@ def train(
     trainer = _trainer(artifacts)
     check_steps(config, trainer, resume_from)
     ranks.on_main(lambda: check_tracker(config.tracking, in_sweep=sweep_dir is not None))
-    size = checkpoint_size(model.built.reward_model.model, artifacts.saved_dtype, model.adapter is not None)
+    size = checkpoint_size(
+        model.built.reward_model.model, artifacts.saved_dtype, model.adapter is not None,
+        STATE_BYTES[config.optimizer.name],
+    )  # fmt: skip
     saves_once = not evaluates(config) and config.checkpoint.every_steps is None
     ranks.on_main(lambda: check_space(run_dir.path, size, config.checkpoint, saves_once))
     # From here on there is something to lose: a signal saves before it ends the run.
@@ -160,7 +163,8 @@ def _trainer(artifacts: Artifacts) -> Trainer:
     artifacts.plan = plan
     trainer = Trainer(
         accelerator=artifacts.accelerator, reward_model=built.reward_model,
-        built=build_optimizer(built.reward_model, config.optimizer), pairs=prepared.train, plan=plan,
+        built=build_optimizer(built.reward_model, config.optimizer, built.reward_model.is_head),
+        pairs=prepared.train, plan=plan,
         max_steps=count_steps(config, plan.steps_per_epoch), batcher=artifacts.batcher, config=config,
     )  # fmt: skip
     # Dropout, where it is asked for, differs between processes and is the same in a repeated run.

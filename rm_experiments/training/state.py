@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rm_experiments.errors import CheckpointError
 from rm_experiments.modeling.sharding import is_sharded
-from rm_experiments.training.optimizers import load_optimizer_tensors, optimizer_tensors, trained_parameters
+from rm_experiments.training.optimizers.build import trained_parameters
+from rm_experiments.training.optimizers.state import load_optimizer_tensors, optimizer_tensors
 from rm_experiments.training.shards import read_optimizer
 from rm_experiments.training.trainer import Progress, Trainer
 

@@ -30,7 +30,7 @@ from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.training.budget import training_budget
 from rm_experiments.training.losses import LOSSES
-from rm_experiments.training.optimizers import BuiltOptimizer
+from rm_experiments.training.optimizers.build import BuiltOptimizer, hide_averages, show_averages
 from rm_experiments.training.schedules import lr_factor
 from rm_experiments.training.window import MetricWindow
 
@@ -117,7 +117,8 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The learning rate of the last completed step."""
-        return float(self.built.optimizer.param_groups[0]["lr"])
+        group = self.built.optimizer.param_groups[0]
+        return float(group["lr"] / group.get("lr_scale", 1.0))
 
     @property
     def strategy(self) -> str:
@@ -146,6 +147,7 @@ class Trainer:
             OutOfMemoryError: when a single pair does not fit into memory.
         """
         before = self._before()
+        hide_averages(self.built.optimizer)
         while True:
             work = self._next_work()
             self._set_lr()
@@ -168,6 +170,10 @@ class Trainer:
         self.progress.pairs += len(work.indices)
         self.progress.tokens += int(self._pairs.lengths[work.indices].sum())
         return True
+
+    def settle(self) -> None:
+        """Put the weights that are evaluated and saved into the model; the next step takes the training's back."""
+        show_averages(self.built.optimizer)
 
     def _next_work(self) -> StepWork:
         if self._coming is None:
@@ -215,7 +221,7 @@ class Trainer:
     def _set_lr(self) -> None:
         factor = lr_factor(self._config.scheduler, self.progress.step, self.max_steps)
         for group in self.built.optimizer.param_groups:
-            group["lr"] = self._config.optimizer.lr * factor
+            group["lr"] = self._config.optimizer.lr * factor * group.get("lr_scale", 1.0)
 
     def _backward(self, work: StepWork) -> Tensor | None:
         """Gradients of the weighted mean loss over the step.

@@ -37,10 +37,9 @@ NOT_OPTIONS = {
 }  # fmt: skip
 OPTIONS = [name for name in FILES if name not in NOT_OPTIONS]
 SWEEPS = [name for name in OPTIONS if name.startswith("sweep/")]
+ONLY_ALONE = ("eval/none", "adapter/lora", "optimizer/muon", "optimizer/schedule_free_adamw")
 # These change what other groups set, or exclude some of their options.
-ALONE = [
-    name for name in OPTIONS if name.startswith(("experiment/", "debug/")) or name in ("eval/none", "adapter/lora")
-]
+ALONE = [name for name in OPTIONS if name.startswith(("experiment/", "debug/")) or name in ONLY_ALONE]
 TOGETHER = [name for name in OPTIONS if name not in SWEEPS + ALONE]
 # What an option cannot be used without.
 NEEDED = {
@@ -48,6 +47,7 @@ NEEDED = {
     "data/local": ["data.train=x"],
     "data/mixture": ["+data.mixture.a=x"],
     "adapter/lora": ["model=pretrained", "model.name_or_path=x"],
+    "optimizer/schedule_free_adamw": ["scheduler=constant"],
     "benchmark/llmbar": ["data.eval_sets.llmbar.source=x"],
     "benchmark/hhh": ["data.eval_sets.hhh.source=x"],
     "benchmark/best_of_n": ["data.eval_sets.best_of_n.source=x"],
@@ -324,7 +324,7 @@ def test_every_field_of_the_schema_is_described() -> None:
 
 def test_the_names_that_validation_allows_are_those_of_the_registries() -> None:
     from rm_experiments.training.losses import LOSSES
-    from rm_experiments.training.optimizers import OPTIMIZERS
+    from rm_experiments.training.optimizers.build import OPTIMIZERS
     from rm_experiments.training.schedules import SCHEDULES
 
     assert set(validation.LOSS_NAMES) == set(LOSSES)

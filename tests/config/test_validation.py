@@ -79,7 +79,9 @@ BY_RULE: dict[str, str] = {
     f"name={'a' * 81}":
         f"name={'a' * 77}...: 1 to 80 letters, digits, '.', '_' or '-' are allowed; try name=my_run",
     "loss.name=dpo": "loss.name=dpo: allowed are bradley_terry; try loss.name=bradley_terry",
-    "optimizer.name=adam": "optimizer.name=adam: allowed are adamw; try optimizer.name=adamw",
+    "optimizer.name=adam":
+        "optimizer.name=adam: allowed are adamw, adamw_8bit, adafactor, lion, muon, schedule_free_adamw; "
+        "try optimizer.name=adamw",
     "scheduler.name=step":
         "scheduler.name=step: allowed are constant, linear, cosine, warmup_stable_decay; "
         "try scheduler.name=constant",
@@ -115,6 +117,26 @@ BY_RULE: dict[str, str] = {
         "optimizer.betas=[0.9]: two numbers, at least 0 and below 1; try 'optimizer.betas=[0.9,0.999]'",
     "optimizer.betas=[0.9,1.0]":
         "optimizer.betas=[0.9, 1.0]: two numbers, at least 0 and below 1; try 'optimizer.betas=[0.9,0.999]'",
+    "optimizer=muon optimizer.momentum=1.0": "optimizer.momentum=1.0: must be at least 0 and below 1",
+    "optimizer=muon optimizer.momentum=null": "optimizer.momentum=null: optimizer=muon needs it",
+    "launch=fsdp2 optimizer.name=muon optimizer.momentum=0.9":
+        "optimizer.name=muon: needs whole weights, and launch.strategy=fsdp has slices of them; try optimizer=adamw",
+    "optimizer=adafactor optimizer.beta2_decay=0.5": "optimizer.beta2_decay=0.5: must be a finite number below 0",
+    "optimizer=adafactor optimizer.betas=[0.5,0.5]":
+        "optimizer.betas=[0.5, 0.5]: no effect with optimizer=adafactor; leave it out",
+    "optimizer=lion optimizer.eps=1e-3": "optimizer.eps=0.001: no effect with optimizer=lion; leave it out",
+    "optimizer.momentum=0.9": "optimizer.momentum=0.9: no effect with optimizer=adamw; leave it out",
+    "optimizer.paged=true": "optimizer.paged=true: no effect with optimizer=adamw; leave it out",
+    "optimizer=adamw_8bit optimizer.paged=true train.device=cpu":
+        "optimizer.paged=true: is not possible with train.device=cpu; try optimizer.paged=false",
+    "optimizer.layer_decay=0.0": "optimizer.layer_decay=0.0: must be above 0 to 1",
+    "optimizer.head_lr_ratio=0.0": f"optimizer.head_lr_ratio=0.0: {POSITIVE}",
+    "optimizer.lora_b_lr_ratio=16.0":
+        "optimizer.lora_b_lr_ratio=16.0: no effect with adapter=none; try adapter=lora",
+    "model=pretrained model.name_or_path=x adapter=lora optimizer.name=muon optimizer.momentum=0.9":
+        "optimizer.name=muon: is for whole matrices, not for the factors of LoRA; try optimizer=adamw",
+    "optimizer.name=schedule_free_adamw":
+        "scheduler.name=linear: optimizer=schedule_free_adamw takes the place of a schedule; try scheduler=constant",
     "scheduler.warmup_ratio=1.1": "scheduler.warmup_ratio=1.1: must be 0 to 1",
     "scheduler.warmup_steps=-1": "scheduler.warmup_steps=-1: must be at least 0, or null",
     "scheduler.min_lr_ratio=2.0": "scheduler.min_lr_ratio=2.0: must be 0 to 1",
@@ -264,7 +286,7 @@ def base(choices: tuple[str, ...]) -> RunConfig:
 def changed(line: str) -> RunConfig:
     """The config of `line` before it is checked: group choices are composed, other keys are set."""
     parts = OverridesParser.create().parse_overrides(line.split(" ") if "'a b'" not in line else [line])
-    groups = {"data", "model", "scheduler", "eval", "launch", "adapter", "tracking"}
+    groups = {"data", "model", "optimizer", "scheduler", "eval", "launch", "adapter", "tracking"}
     config = copy.deepcopy(base(tuple(part.input_line or "" for part in parts if part.key_or_group in groups)))
     for part in parts:
         *path, name = part.key_or_group.split(".")

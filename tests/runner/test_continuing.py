@@ -99,6 +99,24 @@ def test_wherever_it_is_stopped_it_goes_on_to_the_same_end(
     assert stopped_in_evaluation
 
 
+def test_averaged_weights_go_on_to_the_same_end(
+    run: Callable[..., RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are saved are not those that are trained."""
+    settings = ("optimizer=schedule_free_adamw", "scheduler=constant", "scheduler.warmup_steps=2")
+    beats = interrupt_at(monkeypatch, -1)
+    assert run("straight", *settings).status == "finished"
+    expected, total = outcome(tmp_path / "straight"), len(beats)
+    for number in (2, total // 3, total // 2, 2 * total // 3):
+        monkeypatch.undo()
+        interrupt_at(monkeypatch, number)
+        name = f"stopped_{number}"
+        assert run(name, *settings).exit_code == 143
+        monkeypatch.undo()
+        assert run(name, *settings).status == "finished"
+        assert outcome(tmp_path / name) == expected, number
+
+
 @pytest.fixture
 def half(run: Callable[..., RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was stopped after a few steps."""

@@ -111,4 +111,4 @@ def test_size_counts_weights_moments_and_wider_copies(
 ) -> None:
     model = nn.Linear(5, 4)
     model.weight.requires_grad_(not frozen)
-    assert checkpoint_size(model, saved, has_adapter) - 2**19 == expected
+    assert checkpoint_size(model, saved, has_adapter, 8) - 2**19 == expected

@@ -16,7 +16,7 @@ from rm_experiments.errors import TrainingError
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.reward_model import RewardModel, build_reward_model
 from rm_experiments.runner.prepare import Prepared, prepare
-from rm_experiments.training.optimizers import build_optimizer
+from rm_experiments.training.optimizers.build import build_optimizer
 from rm_experiments.training.trainer import Trainer, step_plan
 
 Compose = Callable[..., RunConfig]

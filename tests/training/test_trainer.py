@@ -23,7 +23,7 @@ from rm_experiments.errors import CheckpointError, TrainingError
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.reward_model import RewardModel, build_reward_model
 from rm_experiments.runner.prepare import Prepared, prepare
-from rm_experiments.training.optimizers import BuiltOptimizer, build_optimizer
+from rm_experiments.training.optimizers.build import BuiltOptimizer, build_optimizer
 from rm_experiments.training.schedules import lr_factor
 from rm_experiments.training.state import collect_state, collect_values, load_state, write_state
 from rm_experiments.training.trainer import Trainer, count_steps
