@@ -59,7 +59,7 @@ def ready_model(config: RunConfig, prepared: Prepared, accelerator: Accelerator)
 
 def _whole(config: RunConfig, prepared: Prepared, device: torch.device) -> ReadyModel:
     built = build_reward_model(config.model, prepared.model_config, config.seed)
-    adapter = add_adapter(built, config.adapter)
+    adapter = add_adapter(built, config.adapter, config.model.revision)
     built.reward_model.to(device)
     attention_is_set = config.model.attention is not Attention.auto
     pad_id = prepared.tokenizer.pad_token_id
@@ -101,6 +101,6 @@ def _shapes(config: RunConfig, prepared: Prepared, found: _Found) -> ReadyModel:
         reward_model=empty_reward_model(config.model, prepared.model_config), base_dtype=found.base_dtype,
         notes=[], fresh_head=found.fresh_head, own_modules=found.own_modules,
     )  # fmt: skip
-    adapter = add_adapter(built, config.adapter)
+    adapter = add_adapter(built, config.adapter, config.model.revision)
     adopt_layout(built.reward_model, found.batcher, found.shape)
     return ReadyModel(built=built, adapter=adapter, batcher=found.batcher, notes=list(found.notes))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from rm_experiments.config.adapter_validation import LORA_NAMES
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.evaluation.schedule import evaluation_steps
+from rm_experiments.modeling.layouts.last_layer import layers_of
 from rm_experiments.runner.prepare import Prepared
 from rm_experiments.training.optimizers.build import STATE_BYTES
 from rm_experiments.training.trainer import count_steps, step_plan
@@ -24,11 +26,10 @@ def dry_run_lines(config: RunConfig, prepared: Prepared) -> list[str]:
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(prepared.model_config)
     parameters = sum(one.numel() for one in model.parameters())
-    # Weights, gradients and the optimizer's state in float32; adapters train few of them.
+    trained = _trained(config, model, parameters)
     state = STATE_BYTES[config.optimizer.name]
-    trained_bytes = 4 if config.adapter.name == "lora" else 8 + state
     checkpoints = config.checkpoint.keep_last + 1 + config.checkpoint.keep_best
-    disk = parameters * (4 if config.adapter.name == "lora" else 4 + state) * checkpoints
+    disk = (4 * parameters + state * trained) * checkpoints
     evaluated = sum(len(one) for one in prepared.evaluation.values())
     return [
         "dry run: nothing was written",
@@ -36,9 +37,20 @@ def dry_run_lines(config: RunConfig, prepared: Prepared) -> list[str]:
         f"tokens        {tokens:,} in training, longest sequence {int(lengths.max()):,}, limit {prepared.max_length:,}",
         f"evaluations   {evaluations:,} of {evaluated:,} pairs",
         f"parameters    {parameters:,}",
-        f"memory        about {_gib(parameters * trained_bytes)} for weights and optimizer, activations beside",
+        f"memory        about {_gib(4 * parameters + (4 + state) * trained)} for weights and optimizer, activations beside",
         f"disk          about {_gib(disk)} in {checkpoints} directories",
     ]
+
+
+def _trained(config: RunConfig, model: torch.nn.Module, parameters: int) -> int:
+    """Weights that have a gradient and a state of the optimizer, in float32 as the weights; those of adapters are few."""
+    adapter = config.adapter
+    if adapter.name in LORA_NAMES:
+        return 0
+    if adapter.name == "last_layers":
+        layers = layers_of(model, model.config.get_text_config().num_hidden_layers)
+        return sum(one.numel() for layer in (layers or [])[-(adapter.num_layers or 0) :] for one in layer.parameters())
+    return parameters
 
 
 def _gib(count: float) -> str:
