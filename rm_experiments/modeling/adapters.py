@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rm_experiments.config.adapter_schema import AdapterConfig
+from rm_experiments.config.adapter_validation import LORA_NAMES
 from rm_experiments.errors import ConfigError
 from rm_experiments.modeling.freezing import freeze_below
+from rm_experiments.modeling.quantising import check_quantising
 from rm_experiments.modeling.reward_model import BuiltModel
 
 ALL_LINEAR = "all-linear"
+
+
+def check_packages(config: AdapterConfig, device: torch.device) -> None:
+    """Refuse an adapter whose packages are not there, before a model is loaded.
+
+    Raises:
+        ConfigError: with what to type.
+    """
+    if config.name in LORA_NAMES and find_spec("peft") is None:
+        raise ConfigError(f"adapter={config.name} needs peft; type pip install 'rm_experiments[lora]'")
+    check_quantising(config, device)
 
 
 def add_adapter(built: BuiltModel, config: AdapterConfig, revision: str | None = None) -> Any | None:
@@ -28,7 +43,7 @@ def add_adapter(built: BuiltModel, config: AdapterConfig, revision: str | None =
         The peft model around it, which saves and loads the adapter; None where there is none.
 
     Raises:
-        ConfigError: when peft is not installed, or the settings do not fit the model.
+        ConfigError: when the settings do not fit the model.
     """
     if config.name == "none":
         return None
@@ -37,10 +52,8 @@ def add_adapter(built: BuiltModel, config: AdapterConfig, revision: str | None =
         if built.reward_model.model.device.type != "meta":
             built.notes.append(freeze_below(built, int(config.num_layers or 0)))
         return None
-    try:
-        from peft import get_peft_model
-    except ImportError as error:
-        raise ConfigError(f"adapter={config.name} needs peft; type pip install 'rm_experiments[lora]'") from error
+    from peft import get_peft_model
+
     model = built.reward_model.model
     _check_layers(built, config)
     targets = _targets(built, config)

@@ -124,11 +124,15 @@ def write_probe(directory: Path, pairs: TokenizedPairs, chosen: NDArray[Any], re
             file.write(json.dumps(row) + "\n")
 
 
-def reload_difference(directory: Path, adapter: bool) -> float:
+def reload_difference(directory: Path, adapter: bool, loading: dict[str, Any] | None = None) -> float:
     """Load `directory` with plain transformers and compare with its probe rows.
 
+    Args:
+        loading: more arguments of `from_pretrained`, which a base model of 4 bits needs.
+
     Returns:
-        The largest absolute difference of a reward, in float32 arithmetic on the CPU, each side in a padded batch.
+        The largest absolute difference of a reward, in float32 arithmetic on the CPU, each side in a padded batch; with
+        a base model of 4 bits in its arithmetic, on its device.
 
     Raises:
         CheckpointError: when the directory does not load.
@@ -141,7 +145,7 @@ def reload_difference(directory: Path, adapter: bool) -> float:
         # Weights that were not saved would be drawn at random: not from the state that the run began with.
         with torch.random.fork_rng():
             torch.manual_seed(_UNRELATED_SEED)
-            model = _load_plain(directory, adapter, tokenizer.pad_token_id).eval()
+            model = _load_plain(directory, adapter, tokenizer.pad_token_id, loading or {}).eval()
     except Exception as error:  # whatever a library says, the saved model is not usable
         raise CheckpointError(f"{directory}: does not load with plain transformers: {error}") from error
     finally:
@@ -151,17 +155,17 @@ def reload_difference(directory: Path, adapter: bool) -> float:
         for side in ("chosen", "rejected"):
             encoded = {"input_ids": [row[f"input_ids_{side}"] for row in rows]}
             batch = tokenizer.pad(encoded, padding_side="right", return_tensors="pt")
-            rewards = model(**batch).logits[:, 0].float().numpy()
+            rewards = model(**batch.to(model.device)).logits[:, 0].float().cpu().numpy()
             measured = np.array([row[f"reward_{side}"] for row in rows])
             difference = max(difference, float(np.abs(rewards - measured).max()))
     return difference
 
 
-def _load_plain(directory: Path, adapter: bool, pad_id: int) -> Any:
+def _load_plain(directory: Path, adapter: bool, pad_id: int, loading: dict[str, Any]) -> Any:
     if not adapter:
         return AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=torch.float32)
     from peft import AutoPeftModelForSequenceClassification
 
     return AutoPeftModelForSequenceClassification.from_pretrained(
-        directory, num_labels=1, dtype=torch.float32, pad_token_id=pad_id
+        directory, num_labels=1, dtype=torch.float32, pad_token_id=pad_id, **loading
     )

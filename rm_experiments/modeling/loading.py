@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from rm_experiments.config.adapter_schema import AdapterConfig
 from rm_experiments.config.compose import load_config_yaml
 from rm_experiments.config.schema import ModelConfig, RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.modeling.quantising import check_quantising, dequantise, loading_arguments
 from rm_experiments.modeling.reward_model import BuiltModel, RewardModel, build_reward_model, load_model_config
 from rm_experiments.modeling.tokenizer import load_tokenizer
 
@@ -62,7 +65,8 @@ def _opened(name: str, revision: str | None, trust_remote_code: bool) -> SavedMo
     adapter = _adapter_file(name, revision)
     base = own
     if adapter is not None:
-        base = ModelConfig(name_or_path=_base_of(adapter, name), trust_remote_code=trust_remote_code)
+        where, which = _base_of(adapter, name)
+        base = ModelConfig(name_or_path=where, revision=which, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(own)
     saved = None
     if (directory / _CONFIG_FILE).is_file():
@@ -82,21 +86,45 @@ def load_saved(model: SavedModel) -> RewardModel:
     Raises:
         CheckpointError: when weights are missing or damaged, or there is no reward head.
     """
-    try:
-        built = build_reward_model(model.base, model.model_config, 0)
-    except CheckpointError as error:
-        raise _of_checkpoint(error) from error
-    if not model.is_adapter:
-        if built.fresh_head:
-            raise CheckpointError(
-                f"{model.name}: has no reward head, so its rewards would be random; train one with "
-                f"rm-train model=pretrained model.name_or_path={model.name}"
-            )
-        return built.reward_model
+    if model.is_adapter:
+        return merged(load_adapted(model))
+    built = _built(model, {})
+    if built.fresh_head:
+        raise CheckpointError(
+            f"{model.name}: has no reward head, so its rewards would be random; train one with "
+            f"rm-train model=pretrained model.name_or_path={model.name}"
+        )
+    return built.reward_model
+
+
+def load_adapted(model: SavedModel) -> Any:
+    """The peft model of a saved adapter, in float32 on the CPU; a base of 4 bits has the weights of these in float32.
+
+    Raises:
+        CheckpointError: when weights are missing or damaged, or there is no reward head.
+        ConfigError: when a package is not installed.
+    """
+    settings = AdapterConfig() if model.saved is None else model.saved.adapter
+    check_quantising(settings, torch.device("cpu"))
+    built = _built(model, loading_arguments(settings, model.model_config, torch.device("cpu"), narrow=False))
+    if settings.name == "qlora":
+        dequantise(built.reward_model.model)
     return _with_adapter(model, built)
 
 
-def _with_adapter(model: SavedModel, built: BuiltModel) -> RewardModel:
+def merged(adapted: Any) -> RewardModel:
+    """One model of plain layers: the layouts know these, and rewards are the same but for rounding."""
+    return RewardModel(adapted.merge_and_unload())
+
+
+def _built(model: SavedModel, loading: dict[str, Any]) -> BuiltModel:
+    try:
+        return build_reward_model(model.base, model.model_config, 0, loading)
+    except CheckpointError as error:
+        raise _of_checkpoint(error) from error
+
+
+def _with_adapter(model: SavedModel, built: BuiltModel) -> Any:
     try:
         from peft import PeftModel
         from peft.utils import load_peft_weights
@@ -113,8 +141,7 @@ def _with_adapter(model: SavedModel, built: BuiltModel) -> RewardModel:
     except Exception as error:  # whatever peft says, the adapter is not usable
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{model.name}: the adapter does not load ({type(error).__name__}: {reason})") from error
-    # One model of plain layers: the layouts know these, and rewards are the same but for rounding.
-    return RewardModel(adapted.merge_and_unload())
+    return adapted
 
 
 def _refuse_without_head(model: SavedModel, built: BuiltModel, weights: Collection[str]) -> None:
@@ -140,9 +167,11 @@ def _adapter_file(name: str, revision: str | None) -> str | None:
     return found
 
 
-def _base_of(adapter: str, name: str) -> str:
+def _base_of(adapter: str, name: str) -> tuple[str, str | None]:
+    """Where the base model is, and which revision of it."""
     try:
-        base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        values = json.loads(Path(adapter).read_text(encoding="utf-8"))
+        base = values["base_model_name_or_path"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{name}: {_ADAPTER_FILE} names no base model ({type(error).__name__})") from error
-    return str(base)
+    return str(base), values.get("revision")

@@ -200,8 +200,13 @@ def set_dropout(model_config: PretrainedConfig, probability: float) -> None:
             setattr(model_config.get_text_config(), name, probability)
 
 
-def build_reward_model(config: ModelConfig, model_config: PretrainedConfig, seed: int) -> BuiltModel:
+def build_reward_model(
+    config: ModelConfig, model_config: PretrainedConfig, seed: int, loading: dict[str, Any] | None = None
+) -> BuiltModel:
     """The base model with a reward head: a fresh one starts small, an existing one is kept.
+
+    Args:
+        loading: more arguments of `from_pretrained` (`rm_experiments.modeling.quantising`).
 
     Raises:
         CheckpointError: when weights are missing, damaged, or are not those of one label.
@@ -213,7 +218,7 @@ def build_reward_model(config: ModelConfig, model_config: PretrainedConfig, seed
         missing, base_dtype = {"score.weight"}, torch.float32
     else:
         saved_dtype = model_config.dtype
-        model, missing = _load_pretrained(config, model_config, dtype, attention)
+        model, missing = _load_pretrained(config, model_config, dtype, {**attention, **(loading or {})})
         base_dtype = saved_dtype if isinstance(saved_dtype, torch.dtype) else torch.float32
     reward_model = _with_dropout(RewardModel(model), config)
     fresh = any(_is_head(key, reward_model) for key in missing)
@@ -254,7 +259,7 @@ def _with_dropout(reward_model: RewardModel, config: ModelConfig) -> RewardModel
 
 
 def _load_pretrained(
-    config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dtype, attention: dict[str, Any]
+    config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dtype, more: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
     """The pretrained weights, and the names of those that were not there (fresh)."""
     assert config.name_or_path is not None
@@ -272,7 +277,7 @@ def _load_pretrained(
                 dtype=dtype,
                 output_loading_info=True,
                 use_safetensors=None,
-                **attention,
+                **more,
             )
     except Exception as error:  # OSError, RuntimeError, SafetensorError, and the Hub client's own errors
         if "size mismatch" in str(error) or "ignore_mismatched_sizes" in str(error):

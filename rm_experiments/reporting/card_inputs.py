@@ -33,7 +33,9 @@ class CardInputs:
     model_kind: str  # `decoder` or `encoder`
     num_parameters: int
     num_trainable_parameters: int
-    adapter: str | None = None
+    adapter: Mapping[str, Any] | None = None  # settings of `adapter` unless all weights were trained
+    merged: bool = False  # whether a low-rank adapter was added to the weights of this directory
+    quantization: str | None = None  # of a base model of 4 bits: its quantization_config as written in Python
     text_as: str = "chat"
     chat_template_note: str = ""
     bos_token: str | None = None  # what stands in front of raw text; None where nothing does
@@ -69,3 +71,8 @@ class CardInputs:
     reload_difference: float | None = None  # largest absolute difference of a reward; None: not measured
     reload_rows: int = 0
     max_precision_note: str | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the directory is peft's, and needs its base model."""
+        return self.adapter is not None and self.adapter["name"] != "last_layers" and not self.merged

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from rm_experiments.reporting.card_adapter import citation, loading_snippet, needs, trained_cell, what_was_trained
 from rm_experiments.reporting.card_data import data_section
 from rm_experiments.reporting.card_inputs import CardInputs, EvalSet
 from rm_experiments.reporting.card_limits import limits_section, sanity_section
@@ -46,7 +47,7 @@ _SNIPPET = """import torch
 
 path = "."  # this directory, or its id on the Hub
 tokenizer = AutoTokenizer.from_pretrained(path)
-model = {loader}.from_pretrained(path, num_labels=1).eval()
+model = {loader}.from_pretrained(path, num_labels=1{more}).eval()
 
 prompt = "What is the capital of France?"
 for name, answer in [("chosen", "The capital of France is Paris."), ("rejected", "I will not say.")]:
@@ -82,7 +83,6 @@ _CITATION = """Trained with the framework rm_experiments. The model of preferenc
   year    = {1952}
 }
 ```"""
-_CITE_LORA = "\n\nThe adapter is LoRA: Hu et al., ICLR 2022, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685)."
 
 
 def write_model_card(directory: Path, card: CardInputs) -> None:
@@ -111,7 +111,7 @@ def render_model_card(card: CardInputs) -> str:
         _provenance(card),
         limits_section(card),
         _TO_FILL_IN,
-        f"## Citation\n\n{_CITATION}" + (_CITE_LORA if card.adapter == "lora" else ""),
+        f"## Citation\n\n{_CITATION}{citation(card)}",
     )
     return "\n\n".join(sections) + "\n"
 
@@ -121,7 +121,7 @@ def _front_matter(card: CardInputs) -> ModelCardData:
     base = card.base_model if card.base_model and not card.base_model_is_local else None
     return ModelCardData(
         model_name=one_line(card.name),
-        library_name="peft" if card.adapter else "transformers",
+        library_name="peft" if card.is_adapter else "transformers",
         pipeline_tag="text-classification",
         base_model=base if base and _is_hub_id(base) else None,
         datasets=[name for name in card.datasets if _is_hub_id(name)] or None,
@@ -156,12 +156,11 @@ def _eval_results(eval_sets: Iterable[EvalSet]) -> list[EvalResult]:
 
 
 def _summary(card: CardInputs) -> str:
-    trained = "Its LoRA adapter and reward head were" if card.adapter == "lora" else "It was"
     start = f", starting from {_base_model(card)}," if card.base_model else " from random weights"
     pairs = f"{card.num_train_pairs:,}"
     sentences = [
         "A reward model: it reads a dialogue and rates its last answer with one number, higher for better.",
-        f"{trained} trained{start} on {pairs} preference pairs: {source(card.train_source)}.",
+        f"{what_was_trained(card)} trained{start} on {pairs} preference pairs: {source(card.train_source)}.",
     ]
     if card.eval_sets:
         main, best = card.eval_sets[0], card.best_achievable_accuracy
@@ -175,12 +174,7 @@ def _summary(card: CardInputs) -> str:
 
 
 def _score_a_pair(card: CardInputs) -> str:
-    if card.adapter:
-        loader = "AutoPeftModelForSequenceClassification"
-        imports = f"from peft import {loader}\nfrom transformers import AutoTokenizer"
-    else:
-        loader = "AutoModelForSequenceClassification"
-        imports = f"from transformers import {loader}, AutoTokenizer"
+    imports, loader, more = loading_snippet(card)
     inputs = _CHAT_INPUTS
     if card.text_as == "raw":
         first = f"{card.bos_token!r} + " if card.bos_token else ""
@@ -188,12 +182,11 @@ def _score_a_pair(card: CardInputs) -> str:
             f"text = {first}prompt + answer + {card.eos_token!r}\n"
             '    inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")'
         )
-    code = _SNIPPET.format(imports=imports, loader=loader, inputs=inputs)
-    needs = " The base model is loaded from where adapter_config.json says." if card.adapter else ""
+    code = _SNIPPET.format(imports=imports, loader=loader, more=more, inputs=inputs)
     return (
         f"## Score a pair\n\n{fence(code, 'python')}\n\n"
         "The answer with the higher number is preferred. Training and evaluation read at most "
-        f"{card.max_length:,} tokens of prompt and answer together; the snippet does not cut.{needs}"
+        f"{card.max_length:,} tokens of prompt and answer together; the snippet does not cut.{needs(card)}"
     )
 
 
@@ -216,12 +209,11 @@ def _training_rows(card: CardInputs) -> list[list[str]]:
     if card.num_trainable_parameters != card.num_parameters:
         share = card.num_trainable_parameters / max(card.num_parameters, 1)
         trained = f"{card.num_trainable_parameters:,} trained ({share:.2%})"
-    adapter = f", adapter: {text(card.adapter)}" if card.adapter else ""
     tokens = f"reward read at {code(card.eos_token)}, padding {code(card.pad_token)}"
     return [
         ["Base model", _base_model(card) if card.base_model else "none: random weights"],
         ["Architecture", f"{code(card.architecture)} ({text(card.model_kind)})"],
-        ["Parameters", f"{card.num_parameters:,}, {trained}{adapter}"],
+        ["Parameters", f"{card.num_parameters:,}, {trained}{trained_cell(card)}"],
         ["Training data", f"{card.num_train_pairs:,} pairs: {source(card.train_source)}"],
         ["Text", f"{code(card.text_as)}; {tokens}. {text(card.chat_template_note)}".strip()],
         ["Length", f"at most {card.max_length:,} tokens, beyond that {code(card.overlength)}"],

@@ -25,6 +25,7 @@ from rm_experiments.data.templates import first_token, last_token
 from rm_experiments.evaluation.records import Records
 from rm_experiments.modeling.directory import copied_weights, save_model
 from rm_experiments.modeling.layouts.layout import Batcher
+from rm_experiments.modeling.quantising import quantization_text
 from rm_experiments.modeling.reward_model import DTYPES, BuiltModel, RewardModel
 from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
@@ -62,6 +63,8 @@ class Artifacts:
     wandb_url: str | None = None
     skeleton: tuple[RewardModel, Any | None] | None = None
     """Copies of a sharded model and its adapter without weights, with which a thread can save."""
+    loading: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `from_pretrained` with which the base model gives the same rewards."""
     plan: StepPlan | None = None
     """The pairs of each step; set once the number of steps is known."""
     _plots: list[Path] = field(default_factory=list)
@@ -79,6 +82,11 @@ class Artifacts:
         """The type that weights are saved in."""
         if self.adapter is not None:
             return torch.float32
+        return self.merged_dtype
+
+    @property
+    def merged_dtype(self) -> torch.dtype:
+        """The type of `final/` when it is a full model: with `adapter.merge`, too."""
         chosen = self.config.checkpoint.dtype
         return self.built.base_dtype if chosen is Dtype.auto else DTYPES[chosen]
 
@@ -147,7 +155,7 @@ class Artifacts:
         since = time.monotonic() - (self.started if self._plots_drawn is None else self._plots_drawn)
         return self.write_plots() if since >= _PLOTS_SHARE * self._plots_took else self._plots
 
-    def _card(self, step: int, epochs: float, max_steps: int, **card: Any) -> CardInputs:
+    def _card(self, step: int, epochs: float, max_steps: int, merged: bool = False, **card: Any) -> CardInputs:
         config, prepared, model = self.config, self.prepared, self.built.reward_model.model
         tokenizer = prepared.tokenizer
         local = config.model.name_or_path is not None and Path(config.model.name_or_path).expanduser().is_dir()
@@ -160,7 +168,9 @@ class Artifacts:
             model_kind="decoder" if self.built.reward_model.is_decoder else "encoder",
             num_parameters=sum(one.numel() for one in parameters),
             num_trainable_parameters=sum(one.numel() for one in parameters if one.requires_grad),
-            adapter=None if self.adapter is None else config.adapter.name,
+            adapter=None if config.adapter.name == "none" else to_plain(config.adapter),
+            merged=merged,
+            quantization=quantization_text(self.loading),
             datasets=_train_hub_ids(config.data),
             train_source=prepared.splits.train.source,
             num_train_pairs=len(prepared.train),
@@ -179,7 +189,7 @@ class Artifacts:
             max_length=prepared.max_length,
             overlength=config.data.overlength.value,
             precision=self.precision,
-            saved_dtype=str(self.saved_dtype).removeprefix("torch."),
+            saved_dtype=str(self.merged_dtype if merged else self.saved_dtype).removeprefix("torch."),
             text_as=config.data.text_as.value,
             chat_template_note=" ".join(prepared.notes),
             bos_token=first_token(tokenizer),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,10 +10,11 @@ from accelerate import Accelerator
 
 from rm_experiments.config.schema import Attention, RunConfig
 from rm_experiments.launch import ranks
-from rm_experiments.modeling.adapters import add_adapter
+from rm_experiments.modeling.adapters import add_adapter, check_packages
 from rm_experiments.modeling.layouts.choice import adopt_layout, choose_layout, pruned_shape
 from rm_experiments.modeling.layouts.last_layer import Shape
 from rm_experiments.modeling.layouts.layout import Batcher
+from rm_experiments.modeling.quantising import loading_arguments
 from rm_experiments.modeling.reward_model import BuiltModel, RewardModel, build_reward_model, empty_reward_model
 from rm_experiments.modeling.sharding import Form, fill, form_of, shard, whole_tensors, without_weights
 from rm_experiments.runner.prepare import Prepared
@@ -31,6 +32,8 @@ class ReadyModel:
     """What was decided, one sentence each."""
     skeleton: tuple[RewardModel, Any | None] | None = None
     """Of a sharded model: copies of it and its adapter without weights."""
+    loading: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `from_pretrained` that the base model needs to give the same rewards: of 4 bits."""
 
 
 @dataclass(kw_only=True)
@@ -52,19 +55,21 @@ def ready_model(config: RunConfig, prepared: Prepared, accelerator: Accelerator)
     Raises:
         UserError: when the model cannot be loaded, adapted, laid out or spread as asked.
     """
+    check_packages(config.adapter, accelerator.device)
     if config.launch.strategy == "fsdp":
         return _spread(config, prepared, accelerator)
-    return _whole(config, prepared, accelerator.device)
+    return _whole(config, prepared, accelerator.device, accelerator.mixed_precision == "bf16")
 
 
-def _whole(config: RunConfig, prepared: Prepared, device: torch.device) -> ReadyModel:
-    built = build_reward_model(config.model, prepared.model_config, config.seed)
+def _whole(config: RunConfig, prepared: Prepared, device: torch.device, narrow: bool) -> ReadyModel:
+    loading = loading_arguments(config.adapter, prepared.model_config, device, narrow)
+    built = build_reward_model(config.model, prepared.model_config, config.seed, loading)
     adapter = add_adapter(built, config.adapter, config.model.revision)
     built.reward_model.to(device)
     attention_is_set = config.model.attention is not Attention.auto
     pad_id = prepared.tokenizer.pad_token_id
     batcher, note = choose_layout(built.reward_model, config.train.layout, pad_id, attention_is_set)
-    return ReadyModel(built=built, adapter=adapter, batcher=batcher, notes=[*built.notes, note])
+    return ReadyModel(built=built, adapter=adapter, batcher=batcher, notes=[*built.notes, note], loading=loading)
 
 
 def _spread(config: RunConfig, prepared: Prepared, accelerator: Accelerator) -> ReadyModel:
@@ -76,7 +81,7 @@ def _spread(config: RunConfig, prepared: Prepared, accelerator: Accelerator) -> 
 
     def load() -> _Found:
         nonlocal whole
-        whole = _whole(config, prepared, torch.device("cpu"))
+        whole = _whole(config, prepared, torch.device("cpu"), accelerator.mixed_precision == "bf16")
         built = whole.built
         return _Found(
             base_dtype=built.base_dtype, fresh_head=built.fresh_head, own_modules=built.own_modules, notes=whole.notes,

@@ -16,6 +16,9 @@ from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.sanity import findings
 from rm_experiments.evaluation.swapped import swapped_probe
 from rm_experiments.modeling.directory import NUM_PROBES, load_weights, reload_difference, write_probe
+from rm_experiments.modeling.loading import open_saved
+from rm_experiments.modeling.merging import merge_adapter, save_full
+from rm_experiments.modeling.probe_rows import read_rows
 from rm_experiments.runner.session import Session
 from rm_experiments.training.checkpoints import commit_directory, remove
 
@@ -66,28 +69,45 @@ def _write(
     session.tracker.log_pictures(session.step, plots)
     sanity = [one.plain() for one in session.findings or ()]
     card: dict[str, Any] = {"status": "finished", "plots": plots, "findings": sanity}
+    merge = artifacts.config.adapter.merge
+    saved_dtype = artifacts.merged_dtype if merge else artifacts.saved_dtype
     dtype = next(artifacts.built.reward_model.parameters()).dtype
-    exact = artifacts.precision == "fp32" and artifacts.saved_dtype == dtype == torch.float32
+    exact = artifacts.precision == "fp32" and saved_dtype == dtype == torch.float32
     scale = max(1.0, float(np.abs([probe["reward_chosen"], probe["reward_rejected"]]).max()))
     result = [0.0]
 
     def write(directory: Path) -> None:
         write_probe(directory, probe_pairs, probe["reward_chosen"], probe["reward_rejected"])
         artifacts.model_writer(weights, step, epochs, trainer.max_steps, **card)(directory)
-        result[0] = reload_difference(directory, artifacts.adapter is not None)
+        if merge:
+            _merge(directory, saved_dtype)
+        loading = None if merge else artifacts.loading
+        result[0] = reload_difference(directory, artifacts.adapter is not None and not merge, loading)
         if exact and result[0] > _RELOAD_TOLERANCE * scale:
             raise TrainingError(f"the saved model gives other rewards after loading (by {result[0]:.2g})")
-        note = None if exact else f"trained in {artifacts.precision}, saved as {artifacts.saved_dtype}"
+        note = None if exact else f"trained in {artifacts.precision}, saved as {saved_dtype}"
         reloaded = {
             "reload_difference": result[0], "reload_rows": 2 * len(probe_pairs), "max_precision_note": note,
         }  # fmt: skip
-        artifacts.write_card(directory, step, epochs, trainer.max_steps, **card, **reloaded)
+        artifacts.write_card(directory, step, epochs, trainer.max_steps, merged=merge, **card, **reloaded)
 
     # A run that ended between this directory and its summary has one already.
     remove(artifacts.run_dir.path / "final")
     facts = {"step": step, "run_id": session.store.run_id, "identity": session.store.identity}
     commit_directory(artifacts.run_dir.path / "final", write, facts)
     return result[0]
+
+
+def _merge(directory: Path, dtype: torch.dtype) -> None:
+    """Make a full model of the adapter in `directory`, from where its base model is.
+
+    Raises:
+        TrainingError: when that changes the rewards.
+    """
+    model = open_saved(str(directory))
+    rows = read_rows(directory)
+    assert rows is not None
+    save_full(directory, merge_adapter(model, rows).reward_model, model, dtype)
 
 
 def _look(session: Session, pairs: TokenizedPairs) -> None:

@@ -122,6 +122,7 @@ def train(
     artifacts = Artifacts(
         config=config, run_dir=run_dir, prepared=prepared, built=model.built, adapter=model.adapter,
         accelerator=accelerator, batcher=model.batcher, skeleton=model.skeleton,
+        loading=model.loading,
     )  # fmt: skip
     trainer = _trainer(artifacts)
     check_steps(config, trainer, resume_from)

@@ -359,6 +359,7 @@ def test_adapter_for_modules_that_are_not_there_is_refused(base: Path, tokenizer
     config = copy.deepcopy(LORA)
     config.target_modules = ["no_such_layer"]
     with pytest.raises(
-        ConfigError, match=r"adapter\.target_modules=\[no_such_layer\]: it matches nothing in .*; try adapter\.target_mod"
+        ConfigError,
+        match=r"adapter\.target_modules=\[no_such_layer\]: it matches nothing in .*; try adapter\.target_mod",
     ):
         add_adapter(built(base, tokenizer), config)

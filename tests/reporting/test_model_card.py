@@ -17,6 +17,7 @@ from markdown_it.token import Token
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, render_model_card, write_model_card
 
 HOSTILE = "---\n<script>alert(1)</script>\n```\n| a | b |\n[x](javascript:alert) ![y](//z) `` \\| $z$ _q_ # -->"
+LORA = {"name": "lora", "rank": 8}
 SECTIONS = [
     "Score a pair", "Results", "Sanity checks", "Training", "Data", "Exact command", "Environment", "Reload check",
     "Limits", "To fill in", "Citation",
@@ -257,10 +258,10 @@ def test_limits_name_the_benchmarks_that_were_not_run_and_what_nothing_known_tes
 
 
 def test_training_tables() -> None:
-    text = render_model_card(card(adapter="lora", num_trainable_parameters=250))
+    text = render_model_card(card(adapter=LORA, num_trainable_parameters=250))
     rows = table_after(text, "Setting")
     for row in (
-        "| Parameters | 1,000, 250 trained (25.00%), adapter: lora |",
+        "| Parameters | 1,000, 250 trained (25.00%), adapter: lora of rank 8 |",
         "| Steps | 100 of 100 |",
         "| Epochs | 1.5 |",
         "| Loss | bradley_terry, use_margin false |",
@@ -312,9 +313,9 @@ def test_environment_and_reload_check() -> None:
     assert "were not compared" in render_model_card(card(reload_difference=None))
 
 
-@pytest.mark.parametrize("adapter", [None, "lora"])
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["whole", "adapter"])
 @pytest.mark.parametrize("text_as", ["chat", "raw"])
-def test_the_snippet_is_python(adapter: str | None, text_as: str) -> None:
+def test_the_snippet_is_python(adapter: dict[str, Any] | None, text_as: str) -> None:
     text = render_model_card(card(adapter=adapter, text_as=text_as, eos_token="'\"``` \\"))
     snippet = code_block(text, "python")
     compile(snippet, "README.md", "exec")
@@ -325,7 +326,7 @@ def test_the_snippet_is_python(adapter: str | None, text_as: str) -> None:
 
 
 def test_an_adapter_is_a_peft_model() -> None:
-    text = render_model_card(card(adapter="lora"))
+    text = render_model_card(card(adapter=LORA))
     assert ModelCard(text).data.library_name == "peft"
     assert "Its LoRA adapter and reward head were trained" in text
     assert "arXiv:2106.09685" in text

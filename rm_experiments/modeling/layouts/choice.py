@@ -16,6 +16,7 @@ from rm_experiments.modeling.layouts.attention import NAME, current
 from rm_experiments.modeling.layouts.batch import padded_batch
 from rm_experiments.modeling.layouts.last_layer import Shape, layers_of, prune_last_layer, restore_last_layer
 from rm_experiments.modeling.layouts.layout import Batcher
+from rm_experiments.modeling.quantising import arithmetic_dtype
 from rm_experiments.modeling.reward_model import RewardModel
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
@@ -135,7 +136,7 @@ def _try(reward_model: RewardModel, batcher: Batcher, shape: Shape | None) -> st
                 groups = list(_PROBE_GROUPS)
             batch = batcher.flat(groups, sequences.__getitem__)
             current.told_window = False
-            reason = _difference(reward_model(batch.to(model.device)).cpu(), expected, model.dtype)
+            reason = _difference(reward_model(batch.to(model.device)).cpu(), expected, arithmetic_dtype(model))
             if reason is None and _has_window(model.config.get_text_config()) and not current.told_window:
                 # It is in the mask alone. The probe is too short to show it.
                 reason = "its attention is not told of its window"
