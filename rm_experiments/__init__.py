@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rm_experiments.config.compare_schema import CompareConfig
     from rm_experiments.config.evaluation_schema import EvaluationConfig
+    from rm_experiments.config.merge_schema import MergeConfig
     from rm_experiments.config.schema import RunConfig
     from rm_experiments.runner.compare import CompareResult
     from rm_experiments.runner.evaluate import EvaluationResult
     from rm_experiments.runner.look import LookResult
+    from rm_experiments.runner.merge import MergeResult
     from rm_experiments.runner.train import RunResult
 
 __version__ = "0.1.0"
@@ -64,3 +66,10 @@ def compare(config: CompareConfig) -> CompareResult:
     from rm_experiments.runner.compare import compare_runs
 
     return compare_runs(config)
+
+
+def merge(config: MergeConfig) -> MergeResult:
+    """Make one model of an adapter or of several models, as `rm-merge` does; see `rm_experiments.runner.merge`."""
+    from rm_experiments.runner.merge import merge_models
+
+    return merge_models(config)

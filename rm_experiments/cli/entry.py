@@ -28,6 +28,11 @@ def rm_compare() -> None:
     _enter("rm-compare", "compare")
 
 
+def rm_merge() -> None:
+    """`rm-merge`."""
+    _enter("rm-merge", "merge")
+
+
 def rm_dashboard() -> None:
     """`rm-dashboard`."""
     _enter("rm-dashboard", "dashboard")

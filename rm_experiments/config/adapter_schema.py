@@ -23,7 +23,7 @@ class AdapterConfig:
     """LoRA kinds: names of modules, a pattern for whole names, or `all-linear`; null: what peft knows for the model.
     The reward head is trained whole in any case."""
     exclude_modules: Any = None
-    """LoRA kinds: names of modules, or a pattern, that get no adapter although `target_modules` has them; null: none."""
+    """LoRA kinds: names of modules, or a pattern, that get no adapter though `target_modules` has them; null: none."""
     layers_to_transform: list[int] | None = None
     """LoRA kinds: numbers of the layers, from 0, that get an adapter; null: all. Needs a list of `target_modules`."""
     bias: str | None = None

@@ -23,6 +23,7 @@ from rm_experiments.config.compare_schema import CompareConfig
 from rm_experiments.config.dashboard_schema import DashboardConfig, check_dashboard
 from rm_experiments.config.data_schema import DataConfig, EvalSetConfig, MixturePartConfig
 from rm_experiments.config.evaluation_schema import EvaluationConfig, check_evaluation
+from rm_experiments.config.merge_schema import MergeConfig
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.config.validation import check
@@ -32,6 +33,7 @@ Schema = TypeVar("Schema")
 SCHEMA_NAME = "run_schema"
 _HELP = {
     RunConfig: "rm-train", CompareConfig: "rm-compare", EvaluationConfig: "rm-eval", DashboardConfig: "rm-dashboard",
+    MergeConfig: "rm-merge",
 }  # fmt: skip
 """Which command lists the keys of a schema."""
 TOKENIZER = "tokenizer"
@@ -47,6 +49,7 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="compare_schema", node=CompareConfig)
     ConfigStore.instance().store(name="evaluation_schema", node=EvaluationConfig)
     ConfigStore.instance().store(name="dashboard_schema", node=DashboardConfig)
+    ConfigStore.instance().store(name="merge_schema", node=MergeConfig)
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from importlib.util import find_spec
 from typing import Any
 
@@ -58,7 +59,10 @@ def add_adapter(built: BuiltModel, config: AdapterConfig, revision: str | None =
     _check_layers(built, config)
     targets = _targets(built, config)
     try:
-        adapter = get_peft_model(model, _lora_config(built, config, targets), revision=revision)
+        with warnings.catch_warnings():
+            # peft asks transformers for names that are on their way out.
+            warnings.simplefilter("ignore", FutureWarning)
+            adapter = get_peft_model(model, _lora_config(built, config, targets), revision=revision)
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
@@ -67,7 +71,7 @@ def add_adapter(built: BuiltModel, config: AdapterConfig, revision: str | None =
     total = sum(one.numel() for one in model.parameters())
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     built.notes.append(
-        f"Adapter: {config.name}, and {' and '.join(built.own_modules)} whole; {trained:,} of {total:,} weights trained."
+        f"Adapter: {config.name}, and {', '.join(built.own_modules)} whole; {trained:,} of {total:,} weights trained."
     )
     return adapter
 

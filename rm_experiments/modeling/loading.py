@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,9 @@ def _with_adapter(model: SavedModel, built: BuiltModel) -> Any:
     try:
         weights = load_peft_weights(name, device="cpu", revision=model.revision)
         _refuse_without_head(model, built, weights)
-        adapted: Any = PeftModel.from_pretrained(built.reward_model.model, name, revision=model.revision)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted: Any = PeftModel.from_pretrained(built.reward_model.model, name, revision=model.revision)
     except CheckpointError:
         raise
     except Exception as error:  # whatever peft says, the adapter is not usable

@@ -16,7 +16,15 @@ import pytest
 import yaml
 
 from rm_experiments import compose
-from rm_experiments.config import adapter_schema, data_schema, loss_schema, optimizer_schema, schema, validation
+from rm_experiments.config import (
+    adapter_schema,
+    data_schema,
+    loss_schema,
+    merge_schema,
+    optimizer_schema,
+    schema,
+    validation,
+)
 from rm_experiments.config.compose import (
     config_yaml,
     from_plain,
@@ -33,21 +41,27 @@ FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CON
 NOT_OPTIONS = {
     "train", "compare", "evaluate", "hydra_settings", "hydra/help/rm_train", "hydra/help/rm_data",
     "hydra/help/rm_compare", "hydra/help/rm_eval", "hydra/sweeper/random", "hydra/sweeper/optuna",
-    "dashboard", "hydra/help/rm_dashboard",
+    "dashboard", "hydra/help/rm_dashboard", "merge", "hydra/help/rm_merge",
 }  # fmt: skip
 OPTIONS = [name for name in FILES if name not in NOT_OPTIONS]
 SWEEPS = [name for name in OPTIONS if name.startswith("sweep/")]
-ONLY_ALONE = ("eval/none", "adapter/lora", "optimizer/muon", "optimizer/schedule_free_adamw")
+ONLY_ALONE = ("eval/none", "optimizer/muon", "optimizer/schedule_free_adamw")
 # These change what other groups set, or exclude some of their options.
-ALONE = [name for name in OPTIONS if name.startswith(("experiment/", "debug/")) or name in ONLY_ALONE]
+ALONE = [
+    name
+    for name in OPTIONS
+    if name.startswith(("experiment/", "debug/"))
+    or name in ONLY_ALONE
+    or (name.startswith("adapter/") and name != "adapter/none")
+]
 TOGETHER = [name for name in OPTIONS if name not in SWEEPS + ALONE]
 # What an option cannot be used without.
 NEEDED = {
     "model/pretrained": ["model.name_or_path=x"],
     "data/local": ["data.train=x"],
     "data/mixture": ["+data.mixture.a=x"],
-    "adapter/lora": ["model=pretrained", "model.name_or_path=x"],
     "optimizer/schedule_free_adamw": ["scheduler=constant"],
+    **{f"adapter/{one}": ["model=pretrained", "model.name_or_path=x"] for one in validation.ADAPTER_NAMES[1:]},
     "benchmark/llmbar": ["data.eval_sets.llmbar.source=x"],
     "benchmark/hhh": ["data.eval_sets.hhh.source=x"],
     "benchmark/best_of_n": ["data.eval_sets.best_of_n.source=x"],
@@ -299,7 +313,7 @@ def test_every_field_of_the_schema_is_described() -> None:
     """By a docstring under it; a section by that of its class."""
     trees = [
         ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-        for module in (schema, data_schema, loss_schema, optimizer_schema, adapter_schema)
+        for module in (schema, data_schema, loss_schema, optimizer_schema, adapter_schema, merge_schema)
     ]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     checked, undescribed = 0, []
