@@ -14,7 +14,7 @@ _PROGRAM = "rm-merge"
 
 
 def main() -> None:
-    """Entry point of `rm-merge`. Exits with 0, with 1 when it failed, or with 2 and one line when the input is wrong."""
+    """Entry point of `rm-merge`. Exits with 0; with 1 when it failed; with 2 and one line when the input is wrong."""
     register_schema()
     with one_line_errors(_PROGRAM, sys.argv[1:], MergeConfig):
         arguments = directories_first(_PROGRAM, "directories", sys.argv[1:])

@@ -155,7 +155,8 @@ def average(
         CheckpointError: when whole numbers differ, which have no mean, or a mean is not finite in `dtype`.
     """
     files = list(_shards(sources[0], dtype, shard))
-    weight_map, total = {}, 0
+    weight_map: dict[str, str] = {}
+    total = 0
     for number, keys in enumerate(files):
         name = _SINGLE if len(files) == 1 else f"model-{number + 1:05d}-of-{len(files):05d}.safetensors"
         tensors = {key: _mean(sources, shares, dtype, key) for key in keys}

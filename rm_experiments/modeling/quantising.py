@@ -86,14 +86,15 @@ def arithmetic_dtype(model: Any) -> torch.dtype:
 def dequantise(model: nn.Module) -> None:
     """Put ordinary linear layers in the place of those of 4 bits, with the weights that these compute with."""
     from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     for name, module in list(model.named_modules()):
         if not isinstance(module, Linear4bit):
             continue
         with torch.device("meta"):
             plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-        weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
+        packed: Any = module.weight
+        weight = dequantize_4bit(packed.data, packed.quant_state)
         plain.weight = nn.Parameter(weight.to(torch.float32))
         plain.bias = module.bias
         model.set_submodule(name, plain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rm_experiments.config.adapter_validation import LORA_NAMES
 from rm_experiments.config.schema import RunConfig
@@ -42,8 +42,8 @@ def dry_run_lines(config: RunConfig, prepared: Prepared) -> list[str]:
     ]
 
 
-def _trained(config: RunConfig, model: torch.nn.Module, parameters: int) -> int:
-    """Weights that have a gradient and a state of the optimizer, in float32 as the weights; those of adapters are few."""
+def _trained(config: RunConfig, model: PreTrainedModel, parameters: int) -> int:
+    """Weights that have a gradient and an optimizer's state, in float32 as the weights; those of adapters are few."""
     adapter = config.adapter
     if adapter.name in LORA_NAMES:
         return 0

@@ -85,7 +85,8 @@ BY_RULE: dict[str, str] = {
     "scheduler.name=step":
         "scheduler.name=step: allowed are constant, linear, cosine, warmup_stable_decay; "
         "try scheduler.name=constant",
-    "adapter.name=qlora": "adapter.name=qlora: allowed are none, lora; try adapter.name=none",
+    "adapter.name=ia3":
+        "adapter.name=ia3: allowed are none, lora, rslora, dora, qlora, last_layers; try adapter.name=none",
     "launch.name=slurm": "launch.name=slurm: allowed are inline, accelerate, torchrun; try launch.name=inline",
     # Ranges.
     "seed=-1": "seed=-1: must be a whole number from 0 to 4294967295",
@@ -228,6 +229,50 @@ BY_RULE: dict[str, str] = {
         "adapter.target_modules=all-linear: no effect with adapter=none; try adapter=lora",
     "adapter.name=lora adapter.rank=4 adapter.alpha=8.0 adapter.dropout=0.0":
         "adapter=lora on a model from scratch would freeze random weights; try adapter=none or model=pretrained",
+    "adapter.merge=true": "adapter.merge=true: no effect with adapter=none; try adapter=lora",
+    "adapter.num_layers=2": "adapter.num_layers=2: no effect with adapter=none; try adapter=last_layers",
+    "model=modernbert_base adapter=lora adapter.num_layers=2":
+        "adapter.num_layers=2: no effect with adapter=lora; try adapter=last_layers",
+    "model=modernbert_base adapter=dora adapter.quant_type=nf4":
+        "adapter.quant_type=nf4: no effect with adapter=dora; try adapter=qlora",
+    "model=modernbert_base adapter=last_layers adapter.rank=4":
+        "adapter.rank=4: no effect with adapter=last_layers; try adapter=lora",
+    "model=modernbert_base adapter=last_layers adapter.num_layers=0": f"adapter.num_layers=0: {WHOLE}",
+    "model=modernbert_base adapter=last_layers adapter.num_layers=null":
+        "adapter.num_layers=null: adapter=last_layers needs a number; try adapter.num_layers=2",
+    "adapter.name=last_layers adapter.num_layers=1":
+        "adapter=last_layers on a model from scratch would freeze random weights; try adapter=none or "
+        "model=pretrained",
+    "model=modernbert_base adapter=lora checkpoint.dtype=bfloat16":
+        "checkpoint.dtype=bfloat16: no effect with an adapter, which is float32; try checkpoint.dtype=auto, or "
+        "adapter.merge=true",
+    "model=modernbert_base adapter=lora adapter.bias=some":
+        "adapter.bias=some: allowed are none, all, lora_only; try adapter.bias=none",
+    "model=modernbert_base adapter=lora adapter.init_lora_weights=eva":
+        "adapter.init_lora_weights=eva: allowed are default, gaussian, orthogonal, pissa, olora; try "
+        "adapter.init_lora_weights=default",
+    "model=modernbert_base adapter=lora adapter.init_lora_weights=orthogonal adapter.rank=3":
+        "adapter.rank=3: adapter.init_lora_weights=orthogonal needs an even one",
+    "model=modernbert_base adapter=dora adapter.init_lora_weights=pissa":
+        "adapter.init_lora_weights=pissa: does not go with adapter=dora; try adapter=lora",
+    "model=modernbert_base adapter=qlora adapter.init_lora_weights=olora":
+        "adapter.init_lora_weights=olora: would change weights, which 4 bits cannot hold; try "
+        "adapter.init_lora_weights=default",
+    "model=modernbert_base adapter=lora adapter.layers_to_transform=[1]":
+        "adapter.layers_to_transform=[1]: needs the names of modules; try adapter.target_modules=[q_proj,v_proj]",
+    "model=modernbert_base adapter=lora adapter.layers_to_transform=[1,1] adapter.target_modules=[a]":
+        "adapter.layers_to_transform=[1, 1]: must be distinct numbers of layers, from 0",
+    "model=modernbert_base adapter=lora adapter.target_modules='a['":
+        "adapter.target_modules=a[: is no pattern (unterminated character set at position 1); try "
+        "adapter.target_modules=[NAME,NAME]",
+    "model=modernbert_base adapter=qlora adapter.quant_type=int8":
+        "adapter.quant_type=int8: allowed are nf4, fp4; try adapter.quant_type=nf4",
+    "model=modernbert_base adapter=qlora adapter.compute_dtype=null":
+        "adapter.compute_dtype=null: adapter=qlora needs one of auto, float32, bfloat16, float16",
+    "model=modernbert_base adapter=qlora adapter.double_quant=null":
+        "adapter.double_quant=null: adapter=qlora needs true or false",
+    "model=modernbert_base adapter=qlora train.compile=true":
+        "train.compile=true: is not supported with adapter=qlora; try train.compile=false",
     "model=modernbert_base adapter=lora adapter.rank=0": f"adapter.rank=0: {WHOLE}",
     "model=modernbert_base adapter=lora adapter.rank=null": "adapter.rank=null: adapter=lora needs a number",
     "model=modernbert_base adapter=lora adapter.alpha=0.0": f"adapter.alpha=0.0: {POSITIVE}",
