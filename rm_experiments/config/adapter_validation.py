@@ -71,6 +71,11 @@ def check_adapter(config: RunConfig) -> None:
             raise refuse("adapter.num_layers", None, "adapter=last_layers needs a number", "adapter.num_layers=2")
         return
     _lora(adapter)
+    if adapter.init_lora_weights in _CHANGES_BASE and config.launch.strategy == "fsdp":
+        raise refuse(
+            "adapter.init_lora_weights", adapter.init_lora_weights, "needs whole weights, which launch.strategy=fsdp "
+            "spreads", "adapter.init_lora_weights=default, or launch.strategy=ddp",
+        )  # fmt: skip
     if adapter.name == "qlora":
         _qlora(config)
     if config.checkpoint.dtype is not Dtype.auto and not adapter.merge:

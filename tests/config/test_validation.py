@@ -265,6 +265,11 @@ BY_RULE: dict[str, str] = {
     "model=modernbert_base adapter=lora adapter.target_modules='a['":
         "adapter.target_modules=a[: is no pattern (unterminated character set at position 1); try "
         "adapter.target_modules=[NAME,NAME]",
+    "model=modernbert_base adapter=lora adapter.init_lora_weights=pissa launch=fsdp2 launch.num_processes=2":
+        "adapter.init_lora_weights=pissa: needs whole weights, which launch.strategy=fsdp spreads; try "
+        "adapter.init_lora_weights=default, or launch.strategy=ddp",
+    "model=modernbert_base adapter=qlora launch.name=accelerate launch.num_processes=2 launch.strategy=fsdp":
+        "launch.strategy=fsdp: weights of 4 bits are not spread; try launch.strategy=ddp",
     "model=modernbert_base adapter=qlora adapter.quant_type=int8":
         "adapter.quant_type=int8: allowed are nf4, fp4; try adapter.quant_type=nf4",
     "model=modernbert_base adapter=qlora adapter.compute_dtype=null":
