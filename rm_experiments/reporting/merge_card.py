@@ -106,7 +106,7 @@ def _ingredients(card: MergeCard) -> str:
 def _check(card: MergeCard) -> str:
     against = "those of the adapter on its base model, in float32"
     if len(card.ingredients) > 1:
-        against = "those that were measured when the weights had been averaged"
+        against = "what rm_experiments computes with these weights"
     return (
         f"After saving, this directory was loaded as in the snippet above, and {card.num_rows} answers (`probe.jsonl`) "
         f"were scored. Largest absolute difference from {against}: {card.difference:.2g}."

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from rm_experiments.config.merge_schema import MergeConfig, check_merge
 from rm_experiments.config.schema import Dtype
 from rm_experiments.errors import CheckpointError, ConfigError, TrainingError
+from rm_experiments.modeling.layouts.batch import padded_batch
 from rm_experiments.modeling.loading import SavedModel, load_saved, open_saved
 from rm_experiments.modeling.merging import (
     WeightFiles,
@@ -240,7 +241,7 @@ def _average(directory: Path, models: Sequence[SavedModel], shares: Sequence[flo
     models[0].tokenizer.save_pretrained(directory)
     shutil.rmtree(aside)
     rows = _rows(models)
-    rewards = _plain_rewards(directory, rows)
+    rewards = _own_rewards(directory, rows)
     return _finish(directory, models, shares, dtype, with_rewards(rows, rewards), rewards)
 
 
@@ -259,6 +260,18 @@ def _check_head(source: WeightFiles, models: Sequence[SavedModel]) -> None:
     lost = [key for key in heads if key not in source.shapes]
     if lost:
         raise CheckpointError(f"{models[0].name}: has no reward head ({lost[0]}), so its rewards would be random")
+
+
+def _own_rewards(directory: Path, rows: list[Row]) -> NDArray[Any]:
+    """[2, n] as training, evaluation and `rm-eval` compute them."""
+    model = load_saved(open_saved(str(directory))).eval()
+    pad_id = int(model.model.config.pad_token_id)
+    with torch.inference_mode():
+        sides = [
+            model(padded_batch([np.array(row[f"input_ids_{side}"]) for row in rows], pad_id)).double().numpy()
+            for side in ("chosen", "rejected")
+        ]
+    return np.stack(sides)
 
 
 def _plain_rewards(directory: Path, rows: list[Row]) -> NDArray[Any]:

@@ -155,6 +155,13 @@ def test_the_average_has_the_mean_of_all_weights_and_its_own_rewards(whole: list
     assert manifest["merged_from"] == [str(one / "final") for one in whole]
 
 
+def test_a_scale_that_was_one_models_is_not_the_averages(whole: list[Path], tmp_path: Path) -> None:
+    scaled = other_config(whole[1], tmp_path / "scaled", reward_normalization={"mean": 1.0, "std": 2.0})
+    for order in ([scaled, whole[0]], [whole[0], scaled]):
+        result = merge(tmp_path / f"out_{order[0].name}", *order)
+        assert "reward_normalization" not in json.loads((result.directory / "config.json").read_text(encoding="utf-8"))
+
+
 def test_shares_are_relative_and_adapters_are_merged_first(whole: list[Path], adapter: Path, tmp_path: Path) -> None:
     alone = merge(tmp_path / "alone", adapter)
     result = merge(tmp_path / "out", whole[0], adapter, weights=[3.0, 1.0])
