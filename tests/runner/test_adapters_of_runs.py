@@ -41,11 +41,10 @@ def base(tokenizer: Any, tmp_path: Path) -> Path:
     "adapter",
     [
         ("adapter=last_layers", "adapter.num_layers=1"),
-        ("adapter=dora", "adapter.rank=2"),
-        ("adapter=lora", "adapter.rank=2", "adapter.init_lora_weights=pissa", "adapter.bias=all"),
+        ("adapter=rslora", "adapter.rank=2", "adapter.init_lora_weights=pissa", "adapter.bias=all"),
         ("adapter=qlora", "adapter.rank=2"),
     ],
-    ids=["last_layers", "dora", "pissa", "qlora"],
+    ids=["last_layers", "pissa", "qlora"],
 )
 def test_a_run_goes_on_to_the_bit(
     base: Path, compose: Callable[..., RunConfig], tmp_path: Path, adapter: tuple[str, ...]
