@@ -117,7 +117,8 @@ def evaluated(preferences: list[dict[str, str]]) -> Callable[..., dict[str, Any]
             **{name: np.array(values, dtype=object) for name, values in texts.items()}, **lengths,
             "reward_chosen": margin / 2, "reward_rejected": -margin / 2, "margin": margin, "target_margin": zeros,
             "weight": ones, "label": ones, "num_tokens_chosen": tokens, "num_tokens_rejected": tokens,
-            "truncated_chosen": cut, "truncated_rejected": cut,
+            "truncated_chosen": cut, "truncated_rejected": cut, "group": np.arange(len(margin)),
+            "answer_chosen": tokens - 1, "answer_rejected": tokens,
         }  # fmt: skip
         return {name: columns[name] for name in COLUMNS}
 

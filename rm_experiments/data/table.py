@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -74,6 +75,15 @@ class PairTable:
             for row in chunk.select(_PAIR_COLUMNS).to_pylist():
                 yield _decoded(row)
 
+    def answer_hashes(self, rows: NDArray[Any]) -> NDArray[np.int64]:
+        """[n, 2] 64 bits of the text of each chosen and rejected answer, a few thousand in memory at a time."""
+        found = [np.empty((0, 2), dtype=np.int64)]
+        for start in range(0, len(rows), _CHUNK):
+            chunk = self._table.select(["chosen", "rejected"]).take(pa.array(rows[start : start + _CHUNK]))
+            sides = (b"".join(map(_hash, chunk[name].to_pylist())) for name in ("chosen", "rejected"))
+            found.append(np.stack([np.frombuffer(one, dtype="<i8") for one in sides], axis=1))
+        return np.concatenate(found)
+
 
 _PAIR_COLUMNS = (
     "id", "where", "prompt", "chosen", "rejected", "margin", "subset", "label", "weight", "tools", "template_kwargs",
@@ -134,6 +144,10 @@ def _columns(pairs: list[PreferencePair]) -> dict[str, Any]:
         "num_chars_rejected": [len(answer_text(pair.rejected)) for pair in pairs],
         **features(pairs),
     }
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def _encoded(text: Text) -> str:

@@ -126,6 +126,9 @@ class TokenizedPairs:
             "label": self.label,
             "truncated_chosen": (self.outcome & (TRUNCATED_PROMPT | TRUNCATED_CHOSEN)) > 0,
             "truncated_rejected": (self.outcome & (TRUNCATED_PROMPT | TRUNCATED_REJECTED)) > 0,
+            "group": self.groups,
+            "answer_chosen": self.answers[:, 0],
+            "answer_rejected": self.answers[:, 1],
         }
 
     def ids_of_pairs(self, members: NDArray[Any]) -> list[str]:
@@ -162,6 +165,36 @@ class TokenizedPairs:
         where = self.table.values("where", self.rows)
         begins = (where[1:] != where[:-1]) | (self.prompts[1:] != self.prompts[:-1])
         return np.concatenate([[0], np.cumsum(begins)])
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """[n] a number for each row of the source: the pairs of k responses share one, any other pair has its own."""
+        return np.arange(len(self)) if self.families is None else self.families
+
+    @cached_property
+    def answers(self) -> NDArray[np.int64]:
+        """[n, 2] numbers, from 0, of both answers in their group: equal texts of a group have equal numbers.
+
+        Texts and not tokens: one answer may be cut at different places in different pairs. They are read only where a
+        group has several pairs; of the others chosen is 0 and rejected 1.
+        """
+        numbers = np.tile(np.arange(2, dtype=np.int64), (len(self), 1))
+        several = np.flatnonzero(np.bincount(self.groups)[self.groups] > 1) if len(self) else np.empty(0, dtype=int)
+        if not len(several):
+            return numbers
+        groups = np.repeat(self.groups[several], 2)
+        keys = np.stack([groups, self.table.answer_hashes(self.rows[several]).ravel()], axis=1)
+        unique, places = np.unique(keys, axis=0, return_inverse=True)
+        # Sorted by group first, so that those of a group are neighbours.
+        first = np.searchsorted(unique[:, 0], groups)
+        numbers[several] = (places.ravel() - first).reshape(-1, 2)
+        return numbers
+
+    @cached_property
+    def answer_lengths(self) -> NDArray[np.int64]:
+        """[n, 2] characters of both answers."""
+        names = ("num_chars_chosen", "num_chars_rejected")
+        return np.stack([self.table.values(name, self.rows) for name in names], axis=1)
 
     def select(self, indices: NDArray[Any]) -> TokenizedPairs:
         """Some of the pairs, in the order of `indices`."""

@@ -23,6 +23,7 @@ from rm_experiments.launch.signals import Stopped
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.modeling.sharding import is_sharded, reshard
+from rm_experiments.training.labels import PairLabels
 from rm_experiments.training.losses import LOSSES
 
 
@@ -126,9 +127,17 @@ def objective_of(config: LossConfig) -> Objective:
     """The training loss as a function of the records, in float64."""
 
     def objective(records: Records) -> Vector:
-        chosen, rejected, margin, label = (
-            torch.tensor(records[name]) for name in ("reward_chosen", "reward_rejected", "target_margin", "label")
-        )
-        return LOSSES[config.name](chosen, rejected, margin, label, config).numpy()
+        values = {name: torch.tensor(records[column]) for name, column in _OF_RECORDS.items()}
+        values |= {name: values[name].double() for name in ("length_chosen", "length_rejected")}
+        rewards = values.pop("rewards_chosen"), values.pop("rewards_rejected")
+        return LOSSES[config.name].function(PairLabels(**values).with_rewards(*rewards), config).numpy()
 
     return objective
+
+
+_OF_RECORDS = {
+    "rewards_chosen": "reward_chosen", "rewards_rejected": "reward_rejected", "margin": "target_margin",
+    "label": "label", "weight": "weight", "group": "group", "chosen_answer": "answer_chosen",
+    "rejected_answer": "answer_rejected", "length_chosen": "num_chars_chosen", "length_rejected": "num_chars_rejected",
+}  # fmt: skip
+"""Field of a `LabelledRewards` -> column of records."""

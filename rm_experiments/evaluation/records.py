@@ -32,7 +32,12 @@ COLUMNS: dict[str, pa.DataType] = {
     "num_chars_rejected": pa.int64(),
     "truncated_chosen": pa.bool_(),
     "truncated_rejected": pa.bool_(),
+    "group": pa.int64(),
+    "answer_chosen": pa.int64(),
+    "answer_rejected": pa.int64(),
 }
+"""`group` and `answer_*` are numbers: the pairs of k responses to one prompt have one group, equal answers of a group
+one number."""
 
 
 def make_records(pairs: TokenizedPairs, rewards: NDArray[np.float64]) -> Records:
@@ -57,9 +62,14 @@ def write_records(records: Records, path: Path) -> None:
 
 
 def read_records(path: Path) -> Records:
-    """The records that `write_records` wrote."""
+    """The records that `write_records` wrote, in this version or an earlier one."""
     table = pq.read_table(path)
-    if "label" not in table.column_names:
-        # Records of earlier versions know none: chosen was preferred.
-        table = table.append_column("label", pa.array(np.ones(len(table))))
+    number = np.arange(len(table))
+    # What earlier versions did not write: chosen was preferred, and each pair stood for itself.
+    defaults = {
+        "label": np.ones(len(table)), "group": number, "answer_chosen": 0 * number, "answer_rejected": 0 * number + 1,
+    }  # fmt: skip
+    for name, values in defaults.items():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array(values))
     return {name: table[name].to_numpy(zero_copy_only=False) for name in COLUMNS}

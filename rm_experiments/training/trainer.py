@@ -5,7 +5,6 @@ The loop around it (when to log, evaluate and save) belongs to the runner. Nothi
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,21 +17,20 @@ from torch.distributed.tensor import DTensor
 
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.data.batching import StepPlan
-from rm_experiments.data.groups import Item, shares_of_ranks
 from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import NonFiniteError, OutOfMemoryError
 from rm_experiments.launch import ranks
-from rm_experiments.launch.memory import is_out_of_memory
-from rm_experiments.modeling.layouts.batch import moved
-from rm_experiments.modeling.layouts.layout import Batcher, MicroBatch
+from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.training.budget import training_budget
 from rm_experiments.training.losses import LOSSES
 from rm_experiments.training.optimizers.build import BuiltOptimizer, hide_averages, show_averages
+from rm_experiments.training.passes import Passes, RandomState
 from rm_experiments.training.schedules import lr_factor
 from rm_experiments.training.window import MetricWindow
+from rm_experiments.training.work import StepWork, WorkMaker
 
 
 @dataclass(kw_only=True)
@@ -48,28 +46,10 @@ class Progress:
 
 
 @dataclass(kw_only=True)
-class StepWork:
-    """What one process computes in an optimizer step."""
-
-    step: int
-    indices: np.ndarray
-    """Pairs of the step, on all processes."""
-    batches: list[tuple[MicroBatch, Tensor]]
-    """With weight, label and target margin [3, m] of the pairs."""
-    filling: int
-    """How many batches, the last ones, are there only so that this process takes part."""
-
-    def counts(self, number: int) -> bool:
-        """Whether the batch of this number is part of the step."""
-        return number < len(self.batches) - self.filling
-
-
-@dataclass(kw_only=True)
 class Before:
     """What a step changes before its last moment, as it was: a step that is given up leaves no trace."""
 
-    random: Tensor
-    cuda_random: Tensor | None
+    random: RandomState
     window_sums: Tensor
     window_extrema: Tensor
 
@@ -95,7 +75,6 @@ class Trainer:
         self.progress = Progress()
         self.window = MetricWindow(accelerator.device)
         self._pairs = pairs
-        self._batcher = batcher
         self._config = config
         self._coming: Iterator[StepWork] | None = None
         self.token_budget = training_budget(
@@ -104,11 +83,18 @@ class Trainer:
         """Tokens of one forward pass, by which all processes deal out a step."""
         self._pass_tokens = self.token_budget
         """Tokens of one of this process's forward passes: fewer, where memory ran out."""
-        self._loss = LOSSES[config.loss.name]
         self._sharded = is_sharded(reward_model)
         """Whether all processes compute each pass together, so that they make equally many and none is repeated."""
-        self._model: torch.nn.Module = reward_model if self._sharded else accelerator.prepare(reward_model)
+        model: torch.nn.Module = reward_model if self._sharded else accelerator.prepare(reward_model)
         self._optimizer = accelerator.prepare(built.optimizer)
+        self._maker = WorkMaker(
+            accelerator=accelerator, pairs=pairs, plan=plan, batcher=batcher, sharded=self._sharded,
+            whole_step=LOSSES[config.loss.name].whole_step,
+        )  # fmt: skip
+        self._passes = Passes(
+            accelerator=accelerator, model=model, reward_model=reward_model, loss=config.loss,
+            window=self.window, should_stop=lambda: self.should_stop(), beat=lambda: self.beat(),
+        )  # fmt: skip
         self._first_bad_step = torch.full((), -1.0, device=accelerator.device)
         # Optimizers whose kernel skips a step by itself, where the weights are.
         self._optimizer_can_skip = bool(built.optimizer.defaults.get("fused")) and not self._sharded
@@ -152,7 +138,7 @@ class Trainer:
             work = self._next_work()
             self._set_lr()
             try:
-                loss = self._backward(work)
+                loss = self._passes.backward(work)
                 break
             except MemoryError as error:
                 self._take_back(before)
@@ -177,25 +163,24 @@ class Trainer:
 
     def _next_work(self) -> StepWork:
         if self._coming is None:
-            self._coming = prefetched(self._work(self.progress.step, self.max_steps))
+            self._coming = prefetched(
+                self._maker.steps(self.progress.step, self.max_steps, self.token_budget, self._pass_tokens)
+            )
         work = next(self._coming)
         assert work.step == self.progress.step
         return work
 
     def _before(self) -> Before:
-        cuda = self.accelerator.device.type == "cuda"
         return Before(
-            random=torch.get_rng_state(), cuda_random=torch.cuda.get_rng_state() if cuda else None,
-            window_sums=self.window.sums.clone(), window_extrema=self.window.extrema.clone(),
+            random=RandomState.now(self.accelerator.device), window_sums=self.window.sums.clone(),
+            window_extrema=self.window.extrema.clone(),
         )  # fmt: skip
 
     def _take_back(self, before: Before) -> None:
         """Forget what was computed of a step, on this process."""
         self.reward_model.release()
         self._optimizer.zero_grad(set_to_none=True)
-        torch.set_rng_state(before.random)
-        if before.cuda_random is not None:
-            torch.cuda.set_rng_state(before.cuda_random)
+        before.random.restore()
         self.window.sums, self.window.extrema = before.window_sums.clone(), before.window_extrema.clone()
         self._coming = None
 
@@ -222,106 +207,6 @@ class Trainer:
         factor = lr_factor(self._config.scheduler, self.progress.step, self.max_steps)
         for group in self.built.optimizer.param_groups:
             group["lr"] = self._config.optimizer.lr * factor * group.get("lr_scale", 1.0)
-
-    def _backward(self, work: StepWork) -> Tensor | None:
-        """Gradients of the weighted mean loss over the step.
-
-        Returns:
-            The sum of this process's losses; None when it was given up.
-
-        Raises:
-            MemoryError: when it ran out where the others need not know: not in the last pass of several processes.
-        """
-        accelerator, given_up = self.accelerator, False
-        total = torch.zeros((), device=accelerator.device)
-        for number, (made, columns) in enumerate(work.batches):
-            last = number == len(work.batches) - 1
-            given_up = given_up or self._is_given_up()
-            if given_up and (self._sharded or not (last and accelerator.num_processes > 1)):
-                # Of several processes each takes part in the gradient's sum, which comes with the last pass.
-                continue
-            try:
-                total = total + self._pass(work, made, columns, last, work.counts(number))
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self._sharded:
-                    raise OutOfMemoryError(
-                        f"step {work.step + 1}, rank {accelerator.process_index}: out of memory in a forward and "
-                        "backward pass, which all processes compute together; try train.micro_batch_tokens="
-                        f"{max(1, self._pass_tokens // 2)}, or train.gradient_checkpointing=true"
-                    ) from error
-                if last and accelerator.num_processes > 1:
-                    raise OutOfMemoryError(
-                        f"step {work.step + 1}, rank {accelerator.process_index}: out of memory while the processes "
-                        f"add their gradients; try train.micro_batch_tokens={self._pass_tokens // 2}"
-                    ) from error
-                raise MemoryError(str(error).splitlines()[0]) from None
-            self.beat()
-        return None if given_up else total
-
-    def _is_given_up(self) -> bool:
-        """Whether to leave out the passes that are still to come: on all processes, if they compute them together."""
-        asked = self.should_stop()
-        return ranks.largest(int(asked)) > 0 if self._sharded else asked
-
-    def _rewards(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Rewards [m] of the chosen and [m] of the rejected answers."""
-        with self.accelerator.autocast():
-            chosen, rejected = self._model(micro.batch)[micro.places].view(-1, 2).unbind(1)
-        return chosen, rejected
-
-    def _pass(self, work: StepWork, made: MicroBatch, columns: Tensor, last: bool, counts: bool) -> Tensor:
-        """One forward and backward pass. Returns the sum of its losses."""
-        accelerator = self.accelerator
-        # The mean over processes that distributed training takes is undone: the sum is what is wanted.
-        scale = accelerator.num_processes / float(self._pairs.weight[work.indices].sum()) if counts else 0.0
-        micro, (weight, label, margin) = made.to(accelerator.device), moved(columns, accelerator.device)
-        # Whole gradients of a sharded model would not fit: each pass adds them to the slices.
-        at_once = last or self._sharded
-        with contextlib.nullcontext() if at_once else accelerator.no_sync(self._model):
-            chosen, rejected = self._rewards(micro)
-            losses = self._loss(chosen, rejected, margin, label, self._config.loss)
-            accelerator.backward((losses * weight).sum() * scale)
-        self.reward_model.release()
-        if not counts:
-            return torch.zeros((), device=accelerator.device)
-        self.window.add_pairs(losses, chosen, rejected, weight, label, micro.num_tokens)
-        return losses.detach().sum()
-
-    def _work(self, first: int, end: int) -> Iterator[StepWork]:
-        """What this process has to compute in each of these steps."""
-        accelerator, pairs, budget, of_pass = self.accelerator, self._pairs, self.token_budget, self._pass_tokens
-        for step in range(first, end):
-            indices = self.plan.step(step)
-            items = self._batcher.items(pairs, indices, budget, keep_pairs=True)
-            shares = shares_of_ranks([one.cost for one in items], accelerator.num_processes)
-            made, filling = self._batches(items, shares, of_pass)
-            batches = [(one, self._columns(one.sequences[::2] >> 1)) for one in made]
-            yield StepWork(step=step, indices=indices, batches=batches, filling=filling)
-
-    def _batches(self, items: list[Item], shares: list[list[int]], budget: int) -> tuple[list[MicroBatch], int]:
-        """This process's forward passes of a step, and how many of them, the last ones, only take part.
-
-        A process without a pair still takes part in the gradient's sum. Processes that compute each pass together make
-        as many as the one that has most.
-        """
-        bins_of = self._batcher.bins
-        share = [items[one] for one in shares[self.accelerator.process_index]]
-        bins = bins_of(self._pairs, share, budget) if share else []
-        number = max(1, len(bins))
-        if self._sharded:
-            number = max(len(bins_of(self._pairs, [items[one] for one in each], budget)) for each in shares if each)
-        filling = number - len(bins)
-        # The least work there is.
-        bins += [[min(items, key=lambda one: one.cost)]] * filling
-        return [self._batcher.micro_batch(self._pairs, one) for one in bins], filling
-
-    def _columns(self, members: np.ndarray) -> Tensor:
-        """[3, m] weight, label and target margin of the pairs."""
-        pairs = self._pairs
-        values = np.stack([one[members] for one in (pairs.weight, pairs.label, pairs.target_margin)])
-        return torch.from_numpy(values.astype(np.float32))
 
     def _clip(self) -> Tensor:
         limit = self._config.train.max_grad_norm
@@ -373,17 +258,8 @@ class Trainer:
 
     def _non_finite_rows(self, step: int) -> list[str]:
         """Ids of this process's pairs of a step whose loss is not finite by the weights as they are."""
-        found: list[str] = []
-        for work in self._work(step, step + 1):
-            for number, (made, columns) in enumerate(work.batches):
-                if not (work.counts(number) or self._sharded):
-                    continue
-                micro, (_, label, margin) = made.to(self.accelerator.device), moved(columns, self.accelerator.device)
-                with torch.no_grad():
-                    losses = self._loss(*self._rewards(micro), margin, label, self._config.loss)
-                bad = ~torch.isfinite(losses).cpu().numpy()
-                found += self._pairs.ids_of_pairs((micro.sequences[::2] >> 1)[bad])
-        return found
+        works = self._maker.steps(step, step + 1, self.token_budget, self._pass_tokens)
+        return [row for work in works for row in self._pairs.ids_of_pairs(self._passes.non_finite_pairs(work))]
 
 
 def step_plan(config: RunConfig, pairs: TokenizedPairs) -> StepPlan:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -189,6 +190,28 @@ def test_labels_and_weights_travel_with_the_pairs() -> None:
     tokenized, _ = tokenize([pair("a", "b", "c", label=0.5, weight=0.25), pair("a", "b", "c")], 10)
     assert tokenized.columns["label"].tolist() == tokenized.label.tolist() == [0.5, 1.0]
     assert tokenized.columns["weight"].tolist() == tokenized.weight.tolist() == [0.25, 1.0]
+
+
+def test_pairs_of_a_row_are_a_group_and_equal_answers_have_equal_numbers() -> None:
+    # Three answers to one prompt, a pair by itself, and another row with an answer that is equal to one before.
+    row, other = {"where": "file line 1", "weight": 1 / 3}, {"where": "file line 3", "weight": 1 / 3}
+    rows = [
+        pair("a", "b", "cdefgh", **row), pair("a", "b", "d", **row), pair("a", "cdefgh", "d", **row),
+        pair("b", "b", "b", where="file line 2"),
+        pair("c", "b", "e", **other), pair("c", "f", "b", **other), pair("c", "e", "f", **other),
+    ]  # fmt: skip
+    # One answer is cut differently in different pairs; it stays the same answer.
+    tokenized, _ = tokenize(rows, 6)
+    groups, answers = tokenized.columns["group"].tolist(), tokenized.answers.tolist()
+    assert groups == tokenized.groups.tolist() == [0, 0, 0, 1, 2, 2, 2]
+    (b, c), (_, d), _, alone, (b_again, e), (f, _), _ = answers
+    assert sorted([b, c, d]) == sorted([b_again, e, f]) == [0, 1, 2]
+    assert answers == [[b, c], [b, d], [c, d], [0, 1], [b_again, e], [f, b_again], [e, f]]
+    assert alone == [0, 1]
+    few = tokenized.select(np.array([5, 1]))
+    assert few.groups.tolist() == [0, 1]
+    assert few.answers.tolist() == [[0, 1], [0, 1]]
+    assert tokenized.answer_lengths[0].tolist() == [1, 6]
 
 
 def test_drop_refuses_to_leave_nothing() -> None:

@@ -19,6 +19,7 @@ def _rows(pairs: Sequence[dict[str, Any]]) -> Records:
             "id": str(number), "prompt_id": str(number), "pair_id": str(number), "subset": None, "target_margin": 0.0,
             "weight": 1.0, "label": 1.0, "num_tokens_chosen": 5, "num_tokens_rejected": 5, "num_chars_chosen": 9,
             "num_chars_rejected": 9, "truncated_chosen": False, "truncated_rejected": False,
+            "group": number, "answer_chosen": 0, "answer_rejected": 1,
             "margin": pair["reward_chosen"] - pair["reward_rejected"], **pair,
         }
         for number, pair in enumerate(pairs)

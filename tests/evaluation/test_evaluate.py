@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 
@@ -18,7 +19,8 @@ from rm_experiments.modeling.layouts.batch import Batch
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel, build_reward_model
 from rm_experiments.runner.prepare import Prepared, prepare
-from rm_experiments.training.losses import bradley_terry
+from rm_experiments.training.labels import LabelledRewards, labelled, labels_of
+from rm_experiments.training.losses import LOSSES, LossKind, bradley_terry
 
 
 @pytest.fixture(scope="module")
@@ -122,4 +124,27 @@ def test_objective_of_records_is_the_training_loss_in_float64(
         torch.tensor(records[name]) for name in ("reward_chosen", "reward_rejected", "target_margin", "label")
     )
     assert values.dtype == np.float64
-    assert values.tolist() == bradley_terry(chosen, rejected, margin, label, loss).tolist()
+    assert values.tolist() == bradley_terry(labelled(chosen, rejected, margin=margin, label=label), loss).tolist()
+
+
+def test_objective_sees_all_that_training_sees(
+    run: Callable[..., dict[str, np.ndarray]], model: RewardModel, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[LabelledRewards] = []
+
+    def loss(pairs: LabelledRewards, config: LossConfig) -> torch.Tensor:
+        seen.append(pairs)
+        return pairs.rewards_chosen
+
+    monkeypatch.setitem(LOSSES, "bradley_terry", LossKind(function=loss))
+    records, pairs = run(model), prepared.evaluation["eval"]
+    records["weight"] = np.linspace(0, 1, 30)
+    objective_of(LossConfig())(records)
+
+    of_training = labels_of(pairs, np.arange(30), answers=True)
+    for field in dataclasses.fields(of_training):
+        if field.name not in ("weight", "scores_chosen", "scores_rejected"):
+            expected = getattr(of_training, field.name)
+            assert getattr(seen[0], field.name).tolist() == expected.tolist(), field.name
+    assert seen[0].weight.tolist() == records["weight"].tolist()
+    assert seen[0].length_chosen.tolist() == records["num_chars_chosen"].tolist()

@@ -78,14 +78,23 @@ def test_file_has_this_schema(records: Records, tmp_path: Path) -> None:
         ("num_chars_rejected", "int64"),
         ("truncated_chosen", "bool"),
         ("truncated_rejected", "bool"),
+        ("group", "int64"),
+        ("answer_chosen", "int64"),
+        ("answer_rejected", "int64"),
     ]
 
 
-def test_records_without_labels_are_of_preferred_pairs(records: Records, tmp_path: Path) -> None:
+def test_records_of_earlier_versions_are_of_preferred_pairs_that_stand_for_themselves(
+    records: Records, tmp_path: Path
+) -> None:
     write_records(records, tmp_path / "records.parquet")
-    table = pq.read_table(tmp_path / "records.parquet").drop_columns(["label"])
+    added = ["label", "group", "answer_chosen", "answer_rejected"]
+    table = pq.read_table(tmp_path / "records.parquet").drop_columns(added)
     pq.write_table(table, tmp_path / "old.parquet")
-    assert read_records(tmp_path / "old.parquet")["label"].tolist() == [1.0] * len(records["id"])
+    old, count = read_records(tmp_path / "old.parquet"), len(records["id"])
+    assert list(old) == list(COLUMNS)
+    expected = [[1.0] * count, list(range(count)), [0] * count, [1] * count]
+    assert [old[name].tolist() for name in added] == expected
 
 
 def test_nan_stays_a_value_and_a_missing_subset_is_null(records: Records, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.config.loss_validation import LOSS_NAMES
+from rm_experiments.training.labels import labelled
 from rm_experiments.training.losses import LOSSES, bradley_terry
 
 VARIANTS: list[dict[str, Any]] = [
@@ -23,8 +24,9 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def loss_of(chosen: float, rejected: float, margin: float = 0.0, label: float = 1.0, **settings: Any) -> float:
-    vectors = (torch.tensor([value], dtype=torch.float64) for value in (chosen, rejected, margin, label))
-    return float(bradley_terry(*vectors, LossConfig(**settings)))
+    rewards = (torch.tensor([value], dtype=torch.float64) for value in (chosen, rejected))
+    known = {name: torch.tensor([value], dtype=torch.float64) for name, value in (("margin", margin), ("label", label))}
+    return float(bradley_terry(labelled(*rewards, **known), LossConfig(**settings)))
 
 
 def nls(x: float) -> float:
@@ -77,7 +79,7 @@ def test_gradients_are_those_of_finite_differences(settings: dict[str, Any]) -> 
     config = LossConfig(**settings)
 
     def loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-        return bradley_terry(chosen, rejected, margin, label, config)
+        return bradley_terry(labelled(chosen, rejected, margin=margin, label=label), config)
 
     assert torch.autograd.gradcheck(loss, (chosen, rejected))
 
@@ -87,7 +89,7 @@ def test_gradients_are_those_of_finite_differences(settings: dict[str, Any]) -> 
 def test_extreme_rewards_stay_finite_in_float32(difference: float, settings: dict[str, Any]) -> None:
     chosen = torch.tensor([difference], dtype=torch.float32, requires_grad=True)
     rejected = torch.tensor([0.0], dtype=torch.float32, requires_grad=True)
-    loss = bradley_terry(chosen, rejected, torch.tensor([0.5]), torch.ones(1), LossConfig(**settings))
+    loss = bradley_terry(labelled(chosen, rejected, margin=torch.tensor([0.5])), LossConfig(**settings))
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert torch.isfinite(chosen.grad).all()  # type: ignore[arg-type]
@@ -95,8 +97,8 @@ def test_extreme_rewards_stay_finite_in_float32(difference: float, settings: dic
 
 
 def test_extreme_rewards_give_the_linear_limit() -> None:
-    chosen, rejected, margin = torch.tensor([1e4, -1e4]), torch.zeros(2), torch.zeros(2)
-    assert bradley_terry(chosen, rejected, margin, torch.ones(2), LossConfig()).tolist() == [0.0, 1e4]
+    pairs = labelled(torch.tensor([1e4, -1e4]), torch.zeros(2))
+    assert bradley_terry(pairs, LossConfig()).tolist() == [0.0, 1e4]
 
 
 @pytest.mark.parametrize("settings", VARIANTS)
@@ -104,15 +106,19 @@ def test_loss_has_one_value_per_pair_independent_of_the_others(settings: dict[st
     generator = torch.Generator().manual_seed(1)
     rows = torch.randn(4, 5, generator=generator, dtype=torch.float64)
     rows[3] = 0.5 + torch.rand(5, generator=generator, dtype=torch.float64) / 2
-    together = bradley_terry(*rows, LossConfig(**settings))
-    alone = [bradley_terry(*rows[:, one : one + 1], LossConfig(**settings)) for one in range(5)]
+
+    def losses(chosen: Tensor, rejected: Tensor, margin: Tensor, label: Tensor) -> Tensor:
+        return bradley_terry(labelled(chosen, rejected, margin=margin, label=label), LossConfig(**settings))
+
+    together = losses(*rows)
+    alone = [losses(*rows[:, one : one + 1]) for one in range(5)]
     assert together.tolist() == torch.cat(alone).tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_loss_keeps_the_precision_of_the_rewards(dtype: torch.dtype) -> None:
     vector = torch.ones(2, dtype=dtype)
-    assert bradley_terry(vector, vector, torch.zeros(2), torch.ones(2), LossConfig(use_margin=True)).dtype == dtype
+    assert bradley_terry(labelled(vector, vector), LossConfig(use_margin=True)).dtype == dtype
 
 
 def test_smoothing_is_least_where_the_probability_is_that_of_right_labels() -> None:
