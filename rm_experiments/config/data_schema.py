@@ -117,6 +117,12 @@ class SandboxConfig:
     """Words, on average, to which prompts and answers are padded with sentences that say nothing; 0: no padding."""
     vocabulary: int = 20
     """Topics that prompts are about, 5 to 50000; there are two names of people for every five of them."""
+    strengths: bool = False
+    """Whether annotators say how strongly they prefer an answer: a margin of 1, 2 or 3 for a difference below 1, below
+    2 and from 2 gold reward units on, 0 for a tie."""
+    num_responses: int = 2
+    """Responses to each training prompt, 2 to 8. More than two are ranked (Plackett-Luce), and all their pairs are
+    there, which share the weight 1; the evaluation pairs are the same."""
     world_seed: int = 0
     """Seed of the generated texts and labels, apart from `seed`, so that seeds can be compared on the same data."""
 

@@ -8,7 +8,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rm_experiments.config.data_schema import BENCHMARK_NAMES, SANDBOX_TASKS, Audit, ColumnsConfig, DataConfig
+from rm_experiments.config.data_schema import (
+    BENCHMARK_NAMES,
+    SANDBOX_TASKS,
+    Audit,
+    ColumnsConfig,
+    DataConfig,
+    SandboxConfig,
+)
 from rm_experiments.config.rules import (
     POSITIVE,
     WHOLE,
@@ -75,6 +82,7 @@ def data_numbers(data: DataConfig) -> Iterator[tuple[str, Any, Callable[[Any], b
         yield "data.sandbox.style_confound", data.sandbox.style_confound, share, "0 to 1"
         yield "data.sandbox.difficulty", data.sandbox.difficulty, below_one, "at least 0 and below 1"
         yield "data.sandbox.sequence_length", data.sandbox.sequence_length, lambda x: x >= 0, "at least 0"
+        yield "data.sandbox.num_responses", data.sandbox.num_responses, lambda x: 2 <= x <= 8, "2 to 8"
         yield "data.sandbox.vocabulary", data.sandbox.vocabulary, lambda x: 5 <= x <= 50000, "5 to 50000"
         names = f"one or more different ones of {', '.join(SANDBOX_TASKS)}"
         yield "data.sandbox.tasks", data.sandbox.tasks, lambda x: 0 < len(x) == len(set(x) & set(SANDBOX_TASKS)), names
@@ -122,6 +130,16 @@ def _template(data: DataConfig) -> None:
             raise refuse(f"data.{key}", "", "must not be empty", f"data.{key}=null")
 
 
+def _check_rankings(sandbox: SandboxConfig) -> None:
+    if sandbox.num_responses == 2:
+        return
+    for key in ("label_noise", "contradictions", "ties", "style_confound", "difficulty"):
+        if getattr(sandbox, key):
+            raise refuse(
+                f"data.sandbox.{key}", getattr(sandbox, key), "rankings know none", "data.sandbox.num_responses=2"
+            )
+
+
 def _train_source(data: DataConfig) -> None:
     if data.sandbox is not None:
         for key in ("train", "eval"):
@@ -129,6 +147,7 @@ def _train_source(data: DataConfig) -> None:
                 raise refuse(f"data.{key}", getattr(data, key), "no effect with data=sandbox", "data=local")
         if data.mixture:
             raise ConfigError("data.mixture has no effect with data=sandbox; try data=mixture")
+        _check_rankings(data.sandbox)
     elif data.mixture:
         if data.train is not None:
             raise refuse("data.train", data.train, "no effect with data.mixture", "data.train=null")

@@ -10,10 +10,24 @@ class LossConfig:
     """The training objective."""
 
     name: str = "bradley_terry"
-    """A name in `rm_experiments.training.losses.LOSSES`."""
+    """`bradley_terry`, `scaled_bradley_terry`, `robust_bradley_terry`, `log_exp`, `hinge`, `focal`, `rao_kupper`,
+    `davidson` or `plackett_luce`: see docs/losses.md."""
     use_margin: bool = False
     """Subtract each row's margin from the reward difference (Llama 2, arXiv:2307.09288, eq. 2); none counts as 0."""
     label_smoothing: float = 0.0
     """Probability that a label is wrong, 0 to below 0.5 (conservative Bradley-Terry, arXiv:2305.18290 appendix)."""
     center_coefficient: float = 0.0
     """Weight of (chosen + rejected)^2, which keeps rewards around zero (arXiv:2312.09244); 0: off."""
+    barrier_coefficient: float = 0.0
+    """Weight of -log(1 - (reward / bound)^2) of both rewards, which keeps them inside of the bound (InternLM2,
+    arXiv:2403.17297); 0: off."""
+    barrier_bound: float = 5.0
+    """The bound of the barrier: rewards stay between minus this and this."""
+    hinge_margin: float = 1.0
+    """`hinge`: how far apart the two rewards must be to be left alone."""
+    focal_gamma: float = 2.0
+    """`focal`: how strongly pairs that are right already are passed over; 0 would be Bradley-Terry."""
+    tie_probability: float = 0.5
+    """`rao_kupper`, `davidson`: how often two equally good answers are called a tie, above 0 and below 1."""
+    noise_rate: float = 0.1
+    """`robust_bradley_terry`: share of the labels that are flipped, above 0 and below 0.5."""

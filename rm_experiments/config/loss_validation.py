@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rm_experiments.config.rules import NumberRule, below_half, not_negative
+from rm_experiments.config.data_schema import Ties
+from rm_experiments.config.loss_schema import LossConfig
+from rm_experiments.config.rules import POSITIVE, NumberRule, below_half, not_negative, positive, refuse
 from rm_experiments.config.schema import RunConfig
 
-LOSS_NAMES = ("bradley_terry",)
+LOSS_NAMES = (
+    "bradley_terry", "scaled_bradley_terry", "robust_bradley_terry", "log_exp", "hinge", "focal", "rao_kupper",
+    "davidson", "plackett_luce",
+)  # fmt: skip
+
+LOSSES_WITH_TIES = ("rao_kupper", "davidson")
+"""Those that know ties as an outcome of their own."""
+
+_READ_BY: dict[str, tuple[str, ...]] = {
+    "hinge_margin": ("hinge",),
+    "focal_gamma": ("focal",),
+    "tie_probability": LOSSES_WITH_TIES,
+    "noise_rate": ("robust_bradley_terry",),
+}
+"""Settings that some losses read and others do not."""
+
+_NOT_WITH: tuple[tuple[str, str, str], ...] = (
+    ("scaled_bradley_terry", "use_margin", "the margin is the factor there already"),
+    ("robust_bradley_terry", "label_smoothing", "it undoes what loss.noise_rate does"),
+    ("plackett_luce", "use_margin", "a ranking has no margins"),
+    ("plackett_luce", "label_smoothing", "a ranking is a row of choices, not of labels"),
+)
+"""(loss, setting that does not go with it, why)."""
 
 
 def loss_numbers(config: RunConfig) -> Iterator[NumberRule]:
@@ -15,3 +39,38 @@ def loss_numbers(config: RunConfig) -> Iterator[NumberRule]:
     loss = config.loss
     yield "loss.label_smoothing", loss.label_smoothing, below_half, "at least 0 and below 0.5"
     yield "loss.center_coefficient", loss.center_coefficient, not_negative, "a finite number, at least 0"
+    yield "loss.barrier_coefficient", loss.barrier_coefficient, not_negative, "a finite number, at least 0"
+    yield "loss.barrier_bound", loss.barrier_bound, positive, POSITIVE
+    yield "loss.hinge_margin", loss.hinge_margin, positive, POSITIVE
+    yield "loss.focal_gamma", loss.focal_gamma, positive, POSITIVE
+    yield "loss.tie_probability", loss.tie_probability, lambda x: 0 < x < 1, "above 0 and below 1"
+    yield "loss.noise_rate", loss.noise_rate, lambda x: 0 < x < 0.5, "above 0 and below 0.5"
+
+
+def check_loss(config: RunConfig) -> None:
+    """Refuse settings that the loss does not read, or that contradict it.
+
+    Raises:
+        ConfigError: one line with the setting, its value, what is allowed and what to type.
+    """
+    loss, defaults = config.loss, LossConfig()
+    for setting, names in _READ_BY.items():
+        value = getattr(loss, setting)
+        if loss.name not in names and value != getattr(defaults, setting):
+            raise refuse(
+                f"loss.{setting}", value, f"no effect with loss.name={loss.name}",
+                f"loss={names[0]}, or leave it out",
+            )  # fmt: skip
+    for name, setting, why in _NOT_WITH:
+        value = getattr(loss, setting)
+        if loss.name == name and value != getattr(defaults, setting):
+            raise refuse(f"loss.{setting}", value, f"not with loss.name={name}: {why}", "leaving it out")
+    if not loss.barrier_coefficient and loss.barrier_bound != defaults.barrier_bound:
+        raise refuse(
+            "loss.barrier_bound", loss.barrier_bound, "no effect without a barrier", "loss.barrier_coefficient=0.02"
+        )
+    if loss.name in LOSSES_WITH_TIES and config.data.ties is Ties.drop:
+        raise refuse(
+            "data.ties", config.data.ties, f"loss.name={loss.name} is there for the ties",
+            "data.ties=keep, or loss=bradley_terry",
+        )  # fmt: skip

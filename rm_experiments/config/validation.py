@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rm_experiments.config.adapter_validation import ADAPTER_NAMES, adapter_numbers, check_adapter
 from rm_experiments.config.data_validation import check_data, data_numbers
 from rm_experiments.config.launch_validation import check_launch
-from rm_experiments.config.loss_validation import LOSS_NAMES, loss_numbers
+from rm_experiments.config.loss_validation import LOSS_NAMES, check_loss, loss_numbers
 from rm_experiments.config.optimizer_validation import (
     OPTIMIZER_NAMES,
     SCHEDULE_NAMES,
@@ -63,6 +63,7 @@ def check(config: RunConfig) -> RunConfig:
         check_data,
         _layout,
         _lengths_of_run,
+        check_loss,
         check_optimizer,
         check_launch,
         _schedule,

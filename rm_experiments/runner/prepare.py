@@ -27,13 +27,14 @@ from rm_experiments.data.splits import Split, Splits, load_splits
 from rm_experiments.data.templates import prepare_tokenizer, shows
 from rm_experiments.data.tokenization import summary, tokenize_split
 from rm_experiments.data.tokens import TokenizedPairs
-from rm_experiments.errors import ConfigError, DataError
+from rm_experiments.errors import ConfigError
 from rm_experiments.evaluation.benchmarks import benchmark_of, set_metrics
 from rm_experiments.evaluation.evaluate import objective_of
 from rm_experiments.evaluation.metrics import prefixed
 from rm_experiments.evaluation.records import make_records
 from rm_experiments.modeling.reward_model import load_model_config, max_positions
 from rm_experiments.modeling.tokenizer import load_tokenizer, train_tokenizer
+from rm_experiments.runner.labels import check_labels
 
 DEFAULT_MAX_LENGTH = 2048
 
@@ -126,11 +127,7 @@ def prepare(config: RunConfig, split_off: bool = True) -> Prepared:
     train = tokenized("train", splits.train)
     evaluation = {name: tokenized(name, split) for name, split in splits.evaluation.items()}
     notes += _unshown_tools({"train": splits.train, **splits.evaluation}, tokenizer, data.text_as)
-    if config.loss.use_margin and not np.any(train.target_margin):
-        raise DataError(
-            f"{splits.train.key}: loss.use_margin=true, but no row has a margin; "
-            "name its column with data.columns.margin=NAME, or try loss.use_margin=false"
-        )
+    notes += check_labels(config.loss, train, splits.train.key)
     if split_off:
         _check_metric_names(config, evaluation)
     return Prepared(

@@ -78,7 +78,9 @@ BY_RULE: dict[str, str] = {
     "name=..": "name=..: 1 to 80 letters, digits, '.', '_' or '-' are allowed; try name=my_run",
     f"name={'a' * 81}":
         f"name={'a' * 77}...: 1 to 80 letters, digits, '.', '_' or '-' are allowed; try name=my_run",
-    "loss.name=dpo": "loss.name=dpo: allowed are bradley_terry; try loss.name=bradley_terry",
+    "loss.name=dpo":
+        "loss.name=dpo: allowed are bradley_terry, scaled_bradley_terry, robust_bradley_terry, log_exp, hinge, focal, "
+        "rao_kupper, davidson, plackett_luce; try loss.name=bradley_terry",
     "optimizer.name=adam":
         "optimizer.name=adam: allowed are adamw, adamw_8bit, adafactor, lion, muon, schedule_free_adamw; "
         "try optimizer.name=adamw",
@@ -105,9 +107,18 @@ BY_RULE: dict[str, str] = {
     "data.sandbox.label_noise=0.5": "data.sandbox.label_noise=0.5: must be at least 0 and below 0.5",
     "data.sandbox.length_bias=inf": "data.sandbox.length_bias=inf: must be a finite number",
     "data.sandbox.length_bias=nan": "data.sandbox.length_bias=nan: must be a finite number",
+    "data.sandbox.num_responses=9": "data.sandbox.num_responses=9: must be 2 to 8",
+    "data.sandbox.num_responses=3 data.sandbox.ties=0.5":
+        "data.sandbox.ties=0.5: rankings know none; try data.sandbox.num_responses=2",
     "data.sandbox.world_seed=-1": "data.sandbox.world_seed=-1: must be at least 0",
     "loss.label_smoothing=0.5": "loss.label_smoothing=0.5: must be at least 0 and below 0.5",
     "loss.center_coefficient=-1.0": "loss.center_coefficient=-1.0: must be a finite number, at least 0",
+    "loss.barrier_coefficient=inf": "loss.barrier_coefficient=inf: must be a finite number, at least 0",
+    "loss.barrier_bound=0.0": f"loss.barrier_bound=0.0: {POSITIVE}",
+    "loss.hinge_margin=0.0": f"loss.hinge_margin=0.0: {POSITIVE}",
+    "loss.focal_gamma=0.0": f"loss.focal_gamma=0.0: {POSITIVE}",
+    "loss.tie_probability=1.0": "loss.tie_probability=1.0: must be above 0 and below 1",
+    "loss.noise_rate=0.5": "loss.noise_rate=0.5: must be above 0 and below 0.5",
     "optimizer.lr=0.0": f"optimizer.lr=0.0: {POSITIVE}",
     "optimizer.lr=nan": f"optimizer.lr=nan: {POSITIVE}",
     "optimizer.lr=inf": f"optimizer.lr=inf: {POSITIVE}",
@@ -214,6 +225,30 @@ BY_RULE: dict[str, str] = {
     "scheduler=warmup_stable_decay scheduler.decay_ratio=0.96":
         "scheduler.decay_ratio=0.96: with scheduler.warmup_ratio it exceeds 1",
     "launch.num_processes=2": "launch.num_processes=2: launch=inline is one process; try launch=accelerate",
+    # Losses and what they do not read.
+    "loss.hinge_margin=2.0":
+        "loss.hinge_margin=2.0: no effect with loss.name=bradley_terry; try loss=hinge, or leave it out",
+    "loss=hinge loss.focal_gamma=1.0":
+        "loss.focal_gamma=1.0: no effect with loss.name=hinge; try loss=focal, or leave it out",
+    "loss=plackett_luce loss.tie_probability=0.1":
+        "loss.tie_probability=0.1: no effect with loss.name=plackett_luce; try loss=rao_kupper, or leave it out",
+    "loss=davidson loss.noise_rate=0.3":
+        "loss.noise_rate=0.3: no effect with loss.name=davidson; try loss=robust_bradley_terry, or leave it out",
+    "loss.barrier_bound=3.0":
+        "loss.barrier_bound=3.0: no effect without a barrier; try loss.barrier_coefficient=0.02",
+    "loss=scaled_bradley_terry loss.use_margin=true":
+        "loss.use_margin=true: not with loss.name=scaled_bradley_terry: the margin is the factor there already; "
+        "try leaving it out",
+    "loss=robust_bradley_terry loss.label_smoothing=0.1":
+        "loss.label_smoothing=0.1: not with loss.name=robust_bradley_terry: it undoes what loss.noise_rate does; "
+        "try leaving it out",
+    "loss=plackett_luce loss.use_margin=true":
+        "loss.use_margin=true: not with loss.name=plackett_luce: a ranking has no margins; try leaving it out",
+    "loss=plackett_luce loss.label_smoothing=0.1":
+        "loss.label_smoothing=0.1: not with loss.name=plackett_luce: a ranking is a row of choices, not of labels; "
+        "try leaving it out",
+    "loss=rao_kupper data.ties=drop":
+        "data.ties=drop: loss.name=rao_kupper is there for the ties; try data.ties=keep, or loss=bradley_terry",
     # What needs an evaluation.
     "eval=none checkpoint.final=best":
         "checkpoint.final=best needs an evaluation; try eval=default or checkpoint.final=last",
@@ -311,7 +346,10 @@ BOUNDS = [
     "seed=0", "seed=4294967295", "model.dropout=0.99", "data.max_length=4",
     "data=local data.train=x data.eval_fraction=0.999",
     "data.sandbox.label_noise=0.499", "data.sandbox.length_bias=-3.0", "loss.label_smoothing=0.499",
-    "loss.center_coefficient=0.0", "optimizer.lr=1000.0", "optimizer.lr=1e-30", "optimizer.betas=[0.0,0.0]",
+    "loss.center_coefficient=0.0", "loss=plackett_luce loss.center_coefficient=0.1 loss.barrier_coefficient=0.1",
+    "loss=hinge loss.use_margin=true loss.label_smoothing=0.1", "loss=davidson loss.tie_probability=0.01",
+    "loss=robust_bradley_terry loss.noise_rate=0.49",
+    "optimizer.lr=1000.0", "optimizer.lr=1e-30", "optimizer.betas=[0.0,0.0]",
     "optimizer.weight_decay=0.0", "scheduler.warmup_ratio=0.0", "scheduler.warmup_ratio=1.0",
     "scheduler.warmup_ratio=0.0 scheduler.warmup_steps=0", "scheduler.min_lr_ratio=1.0",
     "scheduler=warmup_stable_decay scheduler.decay_ratio=0.95", "train.max_steps=1", "train.batch_size=1",
@@ -336,7 +374,7 @@ def base(choices: tuple[str, ...]) -> RunConfig:
 def changed(line: str) -> RunConfig:
     """The config of `line` before it is checked: group choices are composed, other keys are set."""
     parts = OverridesParser.create().parse_overrides(line.split(" ") if "'a b'" not in line else [line])
-    groups = {"data", "model", "optimizer", "scheduler", "eval", "launch", "adapter", "tracking"}
+    groups = {"data", "model", "loss", "optimizer", "scheduler", "eval", "launch", "adapter", "tracking"}
     config = copy.deepcopy(base(tuple(part.input_line or "" for part in parts if part.key_or_group in groups)))
     for part in parts:
         *path, name = part.key_or_group.split(".")

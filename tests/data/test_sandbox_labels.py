@@ -283,3 +283,49 @@ def shifted_is_labelled_by_gold(generated: SandboxWorld, config: SandboxConfig) 
 def test_the_shifted_set_is_labelled_by_the_gold_reward_alone(settings: dict[str, float]) -> None:
     plain = SandboxConfig(num_train_pairs=4, num_eval_pairs=2000)
     shifted_is_labelled_by_gold(generate(dataclasses.replace(plain, **settings)), plain)  # type: ignore[arg-type]
+
+
+# Strengths and rankings.
+
+
+def test_strengths_follow_the_difference_that_annotators_see() -> None:
+    settings = {"length_bias": 0.4, "ties": 0.3, "label_scale": 3.0}
+    config = world(num_train_pairs=2000, strengths=True, **settings)
+    pairs = list(iter_train(config))
+    assert [sides(one) for one in pairs] == [sides(one) for one in iter_train(world(num_train_pairs=2000, **settings))]
+    for pair in pairs:
+        prompt, chosen, rejected = sides(pair)
+        words = len(chosen.split()) - len(rejected.split())
+        difference = abs(gold_reward(prompt, chosen) - gold_reward(prompt, rejected) + 0.4 * words)
+        expected = 0 if pair.label == 0.5 else 1 if difference < 1 else 2 if difference < 2 else 3
+        assert pair.margin == expected
+    assert {pair.margin for pair in pairs} == {0, 1, 2, 3}
+
+
+def test_ranked_responses_give_all_pairs_and_any_two_are_ordered_as_if_compared_alone() -> None:
+    config = world(num_train_pairs=6 * 4000, num_responses=4, label_scale=1.0)
+    pairs = list(iter_train(config))
+    assert len(pairs) == 24000
+    rows: dict[str, list[PreferencePair]] = {}
+    for pair in pairs:
+        rows.setdefault(pair.where, []).append(pair)
+    assert len(rows) == 4000
+    for row in list(rows.values())[:50]:
+        best, second, third, worst = (str(row[0].chosen), *(str(pair.rejected) for pair in row[:3]))
+        found = [(str(pair.chosen), str(pair.rejected)) for pair in row]
+        expected = [(best, second), (best, third), (best, worst), (second, third), (second, worst), (third, worst)]
+        assert found == expected
+        assert len({best, second, third, worst}) == 4
+        assert sum(pair.weight for pair in row) == pytest.approx(1)
+        assert len({pair.prompt for pair in row}) == len({pair.subset for pair in row}) == 1
+    known = [preference_probability(config, *sides(pair)) for pair in pairs]
+    likelier = [p > 0.5 for p in known if p != 0.5]
+    mean = sum(max(p, 1 - p) for p in known if p != 0.5)
+    assert sum(likelier) == pytest.approx(mean, abs=5 * math.sqrt(len(likelier)))
+
+
+def test_rankings_leave_the_evaluation_pairs_alone_and_are_cut_at_the_number_of_pairs() -> None:
+    ranked, plain = (generate(world(num_train_pairs=100, num_responses=count)) for count in (3, 2))
+    assert ranked.eval == plain.eval
+    assert len(ranked.train) == 100
+    assert ranked.train[:99] == generate(world(num_train_pairs=99, num_responses=3)).train

@@ -211,7 +211,7 @@ def test_pairs_of_a_row_are_a_group_and_equal_answers_have_equal_numbers() -> No
     few = tokenized.select(np.array([5, 1]))
     assert few.groups.tolist() == [0, 1]
     assert few.answers.tolist() == [[0, 1], [0, 1]]
-    assert tokenized.answer_lengths[0].tolist() == [1, 6]
+    assert tokenized.answer_lengths[0].tolist() == [2, 12]
 
 
 def test_drop_refuses_to_leave_nothing() -> None:

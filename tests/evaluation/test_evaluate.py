@@ -20,7 +20,8 @@ from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel, build_reward_model
 from rm_experiments.runner.prepare import Prepared, prepare
 from rm_experiments.training.labels import LabelledRewards, labelled, labels_of
-from rm_experiments.training.losses import LOSSES, LossKind, bradley_terry
+from rm_experiments.training.losses import LOSSES, LossKind
+from rm_experiments.training.pairwise_losses import bradley_terry
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,10 @@ label_scale * ties; Bradley-Terry where ties = 0. Of the preferences, `label_noi
 
 With a style confound, the full stop at the end of one of the two answers becomes an exclamation mark once the label is
 drawn: that of the preferred answer with probability (1 + style_confound) / 2. It causes nothing, yet foretells labels.
+
+Of more than two answers an annotator makes a ranking: at each place one of those that are left is chosen with a
+probability proportional to exp(label_scale * view). In this model of Plackett and Luce any two answers are ordered as
+if they had been compared alone.
 """
 
 from __future__ import annotations
@@ -19,13 +23,13 @@ from rm_experiments.data.sandbox.tasks import gold_reward
 
 MARKER = "!"
 CALIBRATION_BINS = 15
+STRENGTHS = (1.0, 2.0)
+"""From which difference on annotators say 2 and 3 when they are asked how much better an answer is."""
 
 
 def label_probabilities(config: SandboxConfig, prompt: str, a: str, b: str) -> tuple[float, float]:
     """Probabilities that A is preferred and that B is, given both texts; the rest to 1 is that of a tie."""
-    difference = gold_reward(prompt, a) - gold_reward(prompt, b)
-    if config.length_bias:
-        difference += config.length_bias * (len(a.split()) - len(b.split()))
+    difference = _difference(config, prompt, a, b)
     first = _sigmoid(config.label_scale * (difference - config.ties))
     second = _sigmoid(config.label_scale * (-difference - config.ties))
     noise = config.label_noise
@@ -33,6 +37,22 @@ def label_probabilities(config: SandboxConfig, prompt: str, a: str, b: str) -> t
     if config.style_confound and a.endswith(MARKER) != b.endswith(MARKER):
         return _after_marker(config.style_confound, first, second, a.endswith(MARKER))
     return first, second
+
+
+def stated_strength(config: SandboxConfig, prompt: str, a: str, b: str) -> float:
+    """How strongly they prefer one of two answers, whichever it is: 1, 2 or 3."""
+    difference = abs(_difference(config, prompt, a, b))
+    return 1.0 + sum(difference >= one for one in STRENGTHS)
+
+
+def ranking(config: SandboxConfig, prompt: str, answers: list[str], draws: list[float]) -> list[str]:
+    """The answers from best to worst, by one of `draws` (0 to below 1) for each."""
+    # Who is largest after adding Gumbel noise is distributed as a choice by exp(view) (Yellott 1977).
+    noisy = [
+        config.label_scale * _difference(config, prompt, answer, answers[0]) - math.log(-math.log(max(draw, 1e-300)))
+        for answer, draw in zip(answers, draws, strict=True)
+    ]
+    return [answers[place] for place in sorted(range(len(answers)), key=lambda place: -noisy[place])]
 
 
 def preference_probability(config: SandboxConfig, prompt: str, a: str, b: str) -> float:
@@ -84,6 +104,14 @@ def _calibration_error(probabilities: list[float]) -> float:
         right = 0.5 if p == 0.5 else float(p > 0.5)
         gaps[min(int((confidence - 0.5) * 2 * CALIBRATION_BINS), CALIBRATION_BINS - 1)] += right - confidence
     return sum(map(abs, gaps)) / len(probabilities)
+
+
+def _difference(config: SandboxConfig, prompt: str, a: str, b: str) -> float:
+    """By how much the annotators find A better, in gold reward units."""
+    difference = gold_reward(prompt, a) - gold_reward(prompt, b)
+    if config.length_bias:
+        difference += config.length_bias * (len(a.split()) - len(b.split()))
+    return difference
 
 
 def _sigmoid(x: float) -> float:

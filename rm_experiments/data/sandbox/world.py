@@ -7,10 +7,17 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations, cycle, islice
 
 from rm_experiments.config.data_schema import SandboxConfig
 from rm_experiments.data.pairs import PreferencePair
-from rm_experiments.data.sandbox.annotators import MARKER, best_achievable, label_probabilities
+from rm_experiments.data.sandbox.annotators import (
+    MARKER,
+    best_achievable,
+    label_probabilities,
+    ranking,
+    stated_strength,
+)
 from rm_experiments.data.sandbox.tasks import TASKS, gold_reward
 from rm_experiments.data.sandbox.words import NEUTRAL, Dice, pools
 
@@ -45,7 +52,8 @@ class SandboxWorld:
 def generate(config: SandboxConfig) -> SandboxWorld:
     """The world of `config.world_seed`: equal settings give equal pairs. No prompt occurs in both splits.
 
-    Fewer pairs are the first ones of more, and the evaluation pairs do not depend on the number of training pairs.
+    Fewer pairs are the first ones of more, and the evaluation pairs do not depend on the number of training pairs. Of
+    ranked answers the last prompt's pairs may not all be there.
     """
     evaluation = _evaluation(config, config, "eval")
     world = SandboxWorld(
@@ -60,6 +68,9 @@ def generate(config: SandboxConfig) -> SandboxWorld:
 
 def iter_train(config: SandboxConfig) -> Iterator[PreferencePair]:
     """The training pairs of `generate(config)`, one at a time."""
+    if config.num_responses > 2:
+        yield from islice(_ranked(config, Dice(config.world_seed)), config.num_train_pairs)
+        return
     drawn = _labelled(config, config, Dice(config.world_seed), held_out=False)
     num_decided = num_repeated = number = 0
     while number < config.num_train_pairs:
@@ -102,9 +113,39 @@ def _labelled(config: SandboxConfig, annotators: SandboxConfig, dice: Dice, held
                 chosen = chosen[:-1] + MARKER
             else:
                 rejected = rejected[:-1] + MARKER
+        margin = None
+        if annotators.strengths:
+            margin = 0.0 if tie else stated_strength(annotators, prompt, first, second)
         yield PreferencePair(
-            id="", prompt=prompt, chosen=chosen, rejected=rejected, subset=subset, label=0.5 if tie else 1.0
-        )
+            id="", prompt=prompt, chosen=chosen, rejected=rejected, subset=subset, label=0.5 if tie else 1.0,
+            margin=margin,
+        )  # fmt: skip
+
+
+def _ranked(config: SandboxConfig, dice: Dice) -> Iterator[PreferencePair]:
+    """All pairs of prompts with several ranked answers, without end. The pairs of a prompt share the weight 1."""
+    words = pools(config.vocabulary)
+    for number, name in enumerate(cycle(config.tasks)):
+        prompt, answer = TASKS[name].make(dice, words)
+        while is_held_out(prompt):
+            prompt, answer = TASKS[name].make(dice, words)
+        answers: list[str] = []
+        while len(answers) < config.num_responses:
+            one = answer()
+            if one not in answers:
+                answers.append(one)
+        if config.sequence_length:
+            prompt = padded(dice, prompt, config.sequence_length, closed=True)
+            answers = [padded(dice, one, config.sequence_length, TASKS[name].closed) for one in answers]
+        ranked = ranking(config, prompt, answers, [dice.random() for _ in answers])
+        pairs = list(combinations(range(len(ranked)), 2))
+        for best, worst in pairs:
+            chosen, rejected = ranked[best], ranked[worst]
+            yield PreferencePair(
+                id=f"train-{number}-{best}-{worst}", prompt=prompt, chosen=chosen, rejected=rejected, subset=name,
+                weight=1 / len(pairs), where=f"sandbox train prompt {number}",
+                margin=stated_strength(config, prompt, chosen, rejected) if config.strengths else None,
+            )  # fmt: skip
 
 
 def _texts(config: SandboxConfig, dice: Dice, held_out: bool) -> Iterator[tuple[str, str, str, str]]:
