@@ -11,7 +11,7 @@ class LossConfig:
 
     name: str = "bradley_terry"
     """`bradley_terry`, `scaled_bradley_terry`, `robust_bradley_terry`, `log_exp`, `hinge`, `focal`, `rao_kupper`,
-    `davidson` or `plackett_luce`: see docs/losses.md."""
+    `davidson`, `plackett_luce` or `odin`: see docs/losses.md."""
     use_margin: bool = False
     """Subtract each row's margin from the reward difference (Llama 2, arXiv:2307.09288, eq. 2); none counts as 0."""
     label_smoothing: float = 0.0
@@ -29,5 +29,15 @@ class LossConfig:
     """`focal`: how strongly pairs that are right already are passed over; 0 would be Bradley-Terry."""
     tie_probability: float = 0.5
     """`rao_kupper`, `davidson`: how often two equally good answers are called a tie, above 0 and below 1."""
+    num_heads: int = 1
+    """Reward heads of an ensemble on one backbone, each with this loss; the reward is their mean (docs/losses.md)."""
+    bootstrap: bool = True
+    """Ensemble: let each head see each prompt as often as in a resample of the data (Poisson with mean 1), so that
+    heads differ by more than where they began."""
+    length_coefficient: float = 1.0
+    """`odin`: weight of the correlation with the answer's length, which the quality head is to have none of and the
+    length head all of (arXiv:2402.07319)."""
+    orthogonal_coefficient: float = 1.0
+    """`odin`: weight of the absolute inner product of the two heads."""
     noise_rate: float = 0.1
     """`robust_bradley_terry`: share of the labels that are flipped, above 0 and below 0.5."""

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rm_experiments.config.data_schema import Ties
+from rm_experiments.config.heads import heads_of
 from rm_experiments.config.loss_schema import LossConfig
-from rm_experiments.config.rules import POSITIVE, NumberRule, below_half, not_negative, positive, refuse
+from rm_experiments.config.rules import (
+    POSITIVE,
+    WHOLE,
+    NumberRule,
+    at_least_one,
+    below_half,
+    not_negative,
+    positive,
+    refuse,
+)
 from rm_experiments.config.schema import RunConfig
 
 LOSS_NAMES = (
     "bradley_terry", "scaled_bradley_terry", "robust_bradley_terry", "log_exp", "hinge", "focal", "rao_kupper",
-    "davidson", "plackett_luce",
+    "davidson", "plackett_luce", "odin",
 )  # fmt: skip
 
 LOSSES_WITH_TIES = ("rao_kupper", "davidson")
@@ -22,6 +32,8 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "focal_gamma": ("focal",),
     "tie_probability": LOSSES_WITH_TIES,
     "noise_rate": ("robust_bradley_terry",),
+    "length_coefficient": ("odin",),
+    "orthogonal_coefficient": ("odin",),
 }
 """Settings that some losses read and others do not."""
 
@@ -29,6 +41,7 @@ _NOT_WITH: tuple[tuple[str, str, str], ...] = (
     ("scaled_bradley_terry", "use_margin", "the margin is the factor there already"),
     ("robust_bradley_terry", "label_smoothing", "it undoes what loss.noise_rate does"),
     ("plackett_luce", "use_margin", "a ranking has no margins"),
+    ("odin", "num_heads", "it has two heads of its own"),
     ("plackett_luce", "label_smoothing", "a ranking is a row of choices, not of labels"),
 )
 """(loss, setting that does not go with it, why)."""
@@ -44,6 +57,9 @@ def loss_numbers(config: RunConfig) -> Iterator[NumberRule]:
     yield "loss.hinge_margin", loss.hinge_margin, positive, POSITIVE
     yield "loss.focal_gamma", loss.focal_gamma, positive, POSITIVE
     yield "loss.tie_probability", loss.tie_probability, lambda x: 0 < x < 1, "above 0 and below 1"
+    yield "loss.num_heads", loss.num_heads, at_least_one, WHOLE
+    yield "loss.length_coefficient", loss.length_coefficient, not_negative, "a finite number, at least 0"
+    yield "loss.orthogonal_coefficient", loss.orthogonal_coefficient, not_negative, "a finite number, at least 0"
     yield "loss.noise_rate", loss.noise_rate, lambda x: 0 < x < 0.5, "above 0 and below 0.5"
 
 
@@ -65,6 +81,13 @@ def check_loss(config: RunConfig) -> None:
         value = getattr(loss, setting)
         if loss.name == name and value != getattr(defaults, setting):
             raise refuse(f"loss.{setting}", value, f"not with loss.name={name}: {why}", "leaving it out")
+    if loss.num_heads == 1 and loss.bootstrap != defaults.bootstrap:
+        raise refuse("loss.bootstrap", loss.bootstrap, "no effect without an ensemble", "loss.num_heads=5")
+    if config.launch.strategy == "fsdp" and len(heads_of(loss)) > 1:
+        raise refuse(
+            "launch.strategy", "fsdp", f"a model of {len(heads_of(loss))} heads is not spread over processes",
+            "launch.strategy=ddp",
+        )  # fmt: skip
     if not loss.barrier_coefficient and loss.barrier_bound != defaults.barrier_bound:
         raise refuse(
             "loss.barrier_bound", loss.barrier_bound, "no effect without a barrier", "loss.barrier_coefficient=0.02"

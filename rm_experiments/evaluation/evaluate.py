@@ -16,7 +16,7 @@ from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import OutOfMemoryError
 from rm_experiments.evaluation.metrics import Objective
 from rm_experiments.evaluation.pairs import Vector
-from rm_experiments.evaluation.records import Records, make_records
+from rm_experiments.evaluation.records import Records, has_heads, make_records
 from rm_experiments.launch import ranks
 from rm_experiments.launch.memory import is_out_of_memory
 from rm_experiments.launch.signals import Stopped
@@ -24,7 +24,7 @@ from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.modeling.sharding import is_sharded, reshard
 from rm_experiments.training.labels import PairLabels
-from rm_experiments.training.losses import LOSSES
+from rm_experiments.training.losses import losses_of
 
 
 def evaluate(
@@ -90,10 +90,11 @@ def evaluate(
     mine = [(sequences, values.double().cpu().numpy()) for sequences, values in done]
     if ranks.largest(int(stopped)):
         raise Stopped
-    everything = np.full(2 * len(pairs), np.nan)
+    heads = reward_model.heads
+    everything = np.full((2 * len(pairs), len(heads)), np.nan)
     for sequences, values in gather_object(mine):
-        everything[sequences] = values
-    return make_records(pairs, everything)
+        everything[sequences] = values.reshape(len(sequences), -1)
+    return make_records(pairs, everything if len(heads) > 1 else everything[:, 0], heads)
 
 
 def _most_passes(
@@ -130,7 +131,9 @@ def objective_of(config: LossConfig) -> Objective:
         values = {name: torch.tensor(records[column]) for name, column in _OF_RECORDS.items()}
         values |= {name: values[name].double() for name in ("length_chosen", "length_rejected")}
         rewards = values.pop("rewards_chosen"), values.pop("rewards_rejected")
-        return LOSSES[config.name].function(PairLabels(**values).with_rewards(*rewards), config).numpy()
+        if has_heads(records):
+            rewards = torch.tensor(records["heads_chosen"]), torch.tensor(records["heads_rejected"])
+        return losses_of(PairLabels(**values).with_rewards(*rewards), config).numpy()
 
     return objective
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from rm_experiments.errors import DataError
 from rm_experiments.evaluation.calibration import calibration
+from rm_experiments.evaluation.ensemble import ensemble_metrics
 from rm_experiments.evaluation.pairs import Vector, has_side, negative_log_sigmoid, select, sided, weighted_mean
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.statistics import NUM_RESAMPLES, mean_interval
@@ -33,7 +34,7 @@ def metrics(records: Records, objective: Objective, resamples: int = NUM_RESAMPL
 def record_metrics(records: Records, resamples: int = NUM_RESAMPLES) -> dict[str, float]:
     """`metrics` but the objective, which needs to know the loss that the model was trained with."""
     values = core_metrics(records)
-    values |= interval(records, resamples) | calibration(records) | length_bias(records)
+    values |= interval(records, resamples) | calibration(records) | length_bias(records) | ensemble_metrics(records)
     values["num_pairs"] = len(records["weight"])
     for subset in sorted({str(name) for name in records["subset"] if name is not None}):
         part = select(records, records["subset"] == subset)

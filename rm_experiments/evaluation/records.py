@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rm_experiments.config.heads import SINGLE, Heads
 from rm_experiments.data.tokens import TokenizedPairs
 
 Records: TypeAlias = dict[str, NDArray[Any]]
@@ -40,9 +41,25 @@ COLUMNS: dict[str, pa.DataType] = {
 one number."""
 
 
-def make_records(pairs: TokenizedPairs, rewards: NDArray[np.float64]) -> Records:
-    """Records from the rewards [2 n] of all sequences, in the order of the data."""
-    by_pair, tokens = rewards.reshape(-1, 2), pairs.lengths
+OF_HEADS = ("heads_chosen", "heads_rejected")
+"""[n, heads] of a model with several heads: what each of them gives."""
+SPREAD = ("spread_chosen", "spread_rejected")
+"""[n] of an ensemble: the standard deviation over its heads (of the population)."""
+
+
+def has_heads(records: Records) -> bool:
+    """Whether the records hold what several heads give."""
+    return OF_HEADS[0] in records
+
+
+def make_records(pairs: TokenizedPairs, rewards: NDArray[np.float64], heads: Heads = SINGLE) -> Records:
+    """Records from the rewards of all sequences, in the order of the data.
+
+    Args:
+        rewards: [2 n]; of several heads [2 n, heads].
+    """
+    given, tokens = rewards.reshape(len(pairs), 2, -1), pairs.lengths
+    by_pair = given @ np.array(heads.weights)
     known = {
         **pairs.columns,
         "reward_chosen": by_pair[:, 0],
@@ -51,14 +68,26 @@ def make_records(pairs: TokenizedPairs, rewards: NDArray[np.float64]) -> Records
         "num_tokens_chosen": tokens[:, 0],
         "num_tokens_rejected": tokens[:, 1],
     }
-    return {name: known[name] for name in COLUMNS}
+    records = {name: known[name] for name in COLUMNS}
+    if len(heads) > 1:
+        records |= {OF_HEADS[side]: given[:, side] for side in (0, 1)}
+    if heads.kind == "ensemble":
+        records |= {SPREAD[side]: given[:, side].std(axis=1) for side in (0, 1)}
+    return records
 
 
 def write_records(records: Records, path: Path) -> None:
-    """As a Parquet file with the columns of COLUMNS."""
+    """As a Parquet file with the columns of COLUMNS, and of OF_HEADS and SPREAD where there are any."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = [pa.array(records[name], type=kind, from_pandas=False) for name, kind in COLUMNS.items()]
-    pq.write_table(pa.table(arrays, names=list(COLUMNS)), path)
+    names = list(COLUMNS)
+    for name in (*OF_HEADS, *SPREAD):
+        if name in records:
+            values = pa.array(records[name].ravel(), type=pa.float64())
+            wide = records[name].ndim == 2
+            arrays.append(pa.FixedSizeListArray.from_arrays(values, records[name].shape[1]) if wide else values)
+            names.append(name)
+    pq.write_table(pa.table(arrays, names=names), path)
 
 
 def read_records(path: Path) -> Records:
@@ -72,4 +101,11 @@ def read_records(path: Path) -> Records:
     for name, values in defaults.items():
         if name not in table.column_names:
             table = table.append_column(name, pa.array(values))
-    return {name: table[name].to_numpy(zero_copy_only=False) for name in COLUMNS}
+    records = {name: table[name].to_numpy(zero_copy_only=False) for name in COLUMNS}
+    for name in (*OF_HEADS, *SPREAD):
+        if name in table.column_names:
+            column = table[name].combine_chunks()
+            is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+            flat = (column.flatten() if is_list else column).to_numpy(zero_copy_only=False)
+            records[name] = flat.reshape(len(table), -1) if is_list else flat
+    return records

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import CheckpointError
+from rm_experiments.modeling.heads import as_one_head, head_names, load_heads, save_heads
 from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.modeling.sharding import gathered, put
 
@@ -60,6 +61,8 @@ def save_model(
     """
     model = reward_model.model
     tokenizer.save_pretrained(directory)
+    save_heads(directory, reward_model, weights)
+    weights = as_one_head(reward_model, weights)
     if adapter is not None:
         names = [name for name, _ in adapter.named_parameters()]
         adapter.save_pretrained(directory, state_dict={name: weights[name] for name in names if name in weights})
@@ -100,12 +103,16 @@ def load_weights(checkpoint: Path, reward_model: RewardModel) -> None:
     master = checkpoint / "state" / MASTER_FILE
     # Also lets gathered weights of a sharded model go.
     parameters = reward_model.model.state_dict(keep_vars=True)
+    # Of several heads the model's file has only the sum.
+    elsewhere = set() if master.exists() or len(reward_model.heads) == 1 else set(head_names(reward_model))
     with safe_open(master if master.exists() else checkpoint / "model.safetensors", framework="pt") as weights:
         names = set(weights.keys())
-        for name in names:
+        for name in names - elsewhere:
             if name not in parameters or list(parameters[name].shape) != weights.get_slice(name).get_shape():
                 raise CheckpointError(f"{checkpoint}: {name} does not fit the model of this run")
             put(parameters[name], weights, name)
+    if elsewhere:
+        load_heads(checkpoint, reward_model)
     lost = [name for name, value in reward_model.model.named_parameters() if value.requires_grad and name not in names]
     if lost:
         raise CheckpointError(f"{checkpoint}: {lost[0]} is missing")

@@ -17,6 +17,7 @@ from rm_experiments.config.adapter_schema import AdapterConfig
 from rm_experiments.config.compose import load_config_yaml
 from rm_experiments.config.schema import ModelConfig, RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.modeling.heads import load_heads
 from rm_experiments.modeling.quantising import check_quantising, dequantise, loading_arguments
 from rm_experiments.modeling.reward_model import BuiltModel, RewardModel, build_reward_model, load_model_config
 from rm_experiments.modeling.tokenizer import load_tokenizer
@@ -88,14 +89,14 @@ def load_saved(model: SavedModel) -> RewardModel:
         CheckpointError: when weights are missing or damaged, or there is no reward head.
     """
     if model.is_adapter:
-        return merged(load_adapted(model))
+        return _with_heads(model, merged(load_adapted(model)))
     built = _built(model, {})
     if built.fresh_head:
         raise CheckpointError(
             f"{model.name}: has no reward head, so its rewards would be random; train one with "
             f"rm-train model=pretrained model.name_or_path={model.name}"
         )
-    return built.reward_model
+    return _with_heads(model, built.reward_model)
 
 
 def load_adapted(model: SavedModel) -> Any:
@@ -111,6 +112,12 @@ def load_adapted(model: SavedModel) -> Any:
     if settings.name == "qlora":
         dequantise(built.reward_model.model)
     return _with_adapter(model, built)
+
+
+def _with_heads(model: SavedModel, reward_model: RewardModel) -> RewardModel:
+    """With all heads that lie beside the one that gives the reward."""
+    load_heads(Path(os.path.expanduser(model.name)), reward_model)
+    return reward_model
 
 
 def merged(adapted: Any) -> RewardModel:

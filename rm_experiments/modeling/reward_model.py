@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from rm_experiments.config.heads import SINGLE
 from rm_experiments.config.schema import Attention, Dtype, ModelConfig
 from rm_experiments.errors import CheckpointError, ConfigError
 from rm_experiments.modeling.layouts.attention import current
@@ -55,11 +56,13 @@ class RewardModel(nn.Module):
         self.gives_scored_rows = False
         """Whether the backbone gives the scored rows of a flat batch instead of all."""
         self.is_decoder = isinstance(getattr(model, "score", None), nn.Module) and not hasattr(model, "classifier")
+        self.heads = SINGLE
+        """What the last linear layer gives, one row each."""
         # The class of the layer, not a new layer: names, weights and copies of the module stay as they are.
-        _last_linear(self).__class__ = Float32Linear
+        last_linear(self).__class__ = Float32Linear
 
     def forward(self, batch: Batch) -> Tensor:
-        """Rewards [n], float32 or wider, of the sequences of `batch`."""
+        """Rewards [n], float32 or wider, of the sequences of `batch`; [n, heads] of a model with several heads."""
         if isinstance(batch, FlatBatch):
             return self._flat(batch)
         current.batch = None
@@ -67,7 +70,7 @@ class RewardModel(nn.Module):
             columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
             mask = columns[None, :] < batch.lengths[:, None]
             logits: Tensor = self.model(input_ids=batch.ids, attention_mask=mask.long()).logits
-            return wide(logits)[:, 0]
+            return self._rewards(logits)
         hidden = self.backbone(input_ids=batch.ids, use_cache=False).last_hidden_state
         rows = torch.arange(len(batch.lengths), device=hidden.device)
         return self.head(hidden[rows, batch.lengths - 1])
@@ -78,7 +81,7 @@ class RewardModel(nn.Module):
             # After the last layer the model sees one token per sequence: the one that its head reads.
             more = {"token_type_ids": torch.zeros_like(batch.ids)} if self._has_token_types else {}
             logits: Tensor = self.model(input_ids=batch.ids, position_ids=batch.positions, **more).logits
-            return wide(logits)[:, 0]
+            return self._rewards(logits)
         hidden = self.backbone(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
         return self.head(hidden[0] if self.gives_scored_rows else hidden[0].index_select(0, batch.read))
 
@@ -101,9 +104,18 @@ class RewardModel(nn.Module):
         return not name.startswith(f"model.{self.model.base_model_prefix}.")
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Rewards [b] of hidden states [b, d]."""
+        """Rewards [b], or [b, heads], of hidden states [b, d]."""
         score: Any = self.model.score
-        return wide(score(hidden))[:, 0]
+        return self._rewards(score(hidden))
+
+    def _rewards(self, logits: Tensor) -> Tensor:
+        return wide(logits)[:, 0] if len(self.heads) == 1 else wide(logits)
+
+    def reward(self, given: Tensor) -> Tensor:
+        """The reward [n] of what `forward` gives: the heads' weighted sum."""
+        if len(self.heads) == 1:
+            return given
+        return given @ given.new_tensor(self.heads.weights)
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -301,7 +313,7 @@ def _load_pretrained(
 
 def _initialise_head(reward_model: RewardModel, seed: int) -> str:
     """Make a fresh head small, so that the first loss is near ln 2; say what was done."""
-    head = _last_linear(reward_model)
+    head = last_linear(reward_model)
     width = head.weight.shape[1]
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -323,10 +335,13 @@ def _is_head(key: str, reward_model: RewardModel) -> bool:
     return not key.startswith(reward_model.model.base_model_prefix + ".")
 
 
-def _last_linear(reward_model: RewardModel) -> nn.Linear:
-    """The linear layer that gives the one reward."""
+def last_linear(reward_model: RewardModel) -> nn.Linear:
+    """The linear layer that gives the rewards."""
+    number = len(reward_model.heads)
     linear = [
-        module for module in reward_model.model.modules() if isinstance(module, nn.Linear) and module.out_features == 1
+        module
+        for module in reward_model.model.modules()
+        if isinstance(module, nn.Linear) and module.out_features == number
     ]
     if not linear:
         raise CheckpointError(

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from rm_experiments.config.heads import heads_of
 from rm_experiments.config.schema import Attention, RunConfig
 from rm_experiments.launch import ranks
 from rm_experiments.modeling.adapters import add_adapter, check_packages
+from rm_experiments.modeling.heads import add_heads
 from rm_experiments.modeling.layouts.choice import adopt_layout, choose_layout, pruned_shape
 from rm_experiments.modeling.layouts.last_layer import Shape
 from rm_experiments.modeling.layouts.layout import Batcher
@@ -64,6 +66,7 @@ def ready_model(config: RunConfig, prepared: Prepared, accelerator: Accelerator)
 def _whole(config: RunConfig, prepared: Prepared, device: torch.device, narrow: bool) -> ReadyModel:
     loading = loading_arguments(config.adapter, prepared.model_config, device, narrow)
     built = build_reward_model(config.model, prepared.model_config, config.seed, loading)
+    add_heads(built, heads_of(config.loss), config.seed)
     adapter = add_adapter(built, config.adapter, config.model.revision)
     built.reward_model.to(device)
     attention_is_set = config.model.attention is not Attention.auto

@@ -30,6 +30,7 @@ def dry_run_lines(config: RunConfig, prepared: Prepared) -> list[str]:
     state = STATE_BYTES[config.optimizer.name]
     checkpoints = config.checkpoint.keep_last + 1 + config.checkpoint.keep_best
     disk = (4 * parameters + state * trained) * checkpoints
+    memory = 4 * parameters + (4 + state) * trained
     evaluated = sum(len(one) for one in prepared.evaluation.values())
     return [
         "dry run: nothing was written",
@@ -37,7 +38,7 @@ def dry_run_lines(config: RunConfig, prepared: Prepared) -> list[str]:
         f"tokens        {tokens:,} in training, longest sequence {int(lengths.max()):,}, limit {prepared.max_length:,}",
         f"evaluations   {evaluations:,} of {evaluated:,} pairs",
         f"parameters    {parameters:,}",
-        f"memory        about {_gib(4 * parameters + (4 + state) * trained)} for weights and optimizer, activations beside",
+        f"memory        about {_gib(memory)} for weights and optimizer, activations beside",
         f"disk          about {_gib(disk)} in {checkpoints} directories",
     ]
 

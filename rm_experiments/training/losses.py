@@ -12,6 +12,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from rm_experiments.config.loss_schema import LossConfig
+from rm_experiments.training.head_losses import odin, odin_penalty, of_ensemble
 from rm_experiments.training.labels import LabelledRewards
 from rm_experiments.training.listwise_losses import plackett_luce
 from rm_experiments.training.pairwise_losses import (
@@ -36,6 +37,8 @@ class LossKind:
     function: Loss
     whole_step: bool = False
     """Whether a pair's value depends on other pairs of the optimizer step; otherwise on the pair alone."""
+    penalty: Callable[[Tensor, LossConfig], Tensor] | None = None
+    """Of the heads' weight [heads, d], added once to the step's mean loss."""
 
 
 LOSSES: dict[str, LossKind] = {
@@ -48,4 +51,13 @@ LOSSES: dict[str, LossKind] = {
     "rao_kupper": LossKind(function=rao_kupper),
     "davidson": LossKind(function=davidson),
     "plackett_luce": LossKind(function=plackett_luce, whole_step=True),
+    "odin": LossKind(function=odin, whole_step=True, penalty=odin_penalty),
 }
+
+
+def losses_of(pairs: LabelledRewards, config: LossConfig) -> Tensor:
+    """The loss of each pair [n] by the settings: of an ensemble's rewards [n, heads] the mean of the heads' own."""
+    function = LOSSES[config.name].function
+    if config.num_heads > 1 and pairs.rewards_chosen.ndim > 1:
+        return of_ensemble(function, pairs, config)
+    return function(pairs, config)

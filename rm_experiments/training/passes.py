@@ -24,9 +24,9 @@ from rm_experiments.launch import ranks
 from rm_experiments.launch.memory import is_out_of_memory
 from rm_experiments.modeling.layouts.batch import moved
 from rm_experiments.modeling.layouts.layout import MicroBatch
-from rm_experiments.modeling.reward_model import RewardModel
+from rm_experiments.modeling.reward_model import RewardModel, last_linear, wide
 from rm_experiments.modeling.sharding import is_sharded, reshard
-from rm_experiments.training.losses import LOSSES
+from rm_experiments.training.losses import LOSSES, losses_of
 from rm_experiments.training.window import MetricWindow
 from rm_experiments.training.work import StepWork
 
@@ -140,7 +140,7 @@ class Passes:
                 labels = known.to(self._accelerator.device)
                 with torch.no_grad():
                     rewards = self._rewards(self._reward_model, made.to(self._accelerator.device))
-                    good = torch.isfinite(self._kind.function(labels.with_rewards(*rewards), self._config))
+                    good = torch.isfinite(losses_of(labels.with_rewards(*rewards), self._config))
             else:
                 continue
             found.append(work.members(number)[~good.cpu().numpy()])
@@ -195,15 +195,21 @@ class Passes:
             # The mean over processes that distributed training takes is undone: the sum is what is wanted.
             scale = float(accelerator.num_processes) if counts else 0.0
             if ahead is None:
-                losses = self._kind.function(labels.with_rewards(chosen, rejected), self._config)
-                accelerator.backward((losses * labels.weight).sum() * (scale / work.weight))
+                losses = losses_of(labels.with_rewards(chosen, rejected), self._config)
+                objective = (losses * labels.weight).sum() * (scale / work.weight)
             else:
                 places = moved(torch.from_numpy(work.places(number)), accelerator.device)
                 losses, gradient = ahead.losses[places], ahead.gradient[:, places]
-                accelerator.backward((torch.stack([chosen, rejected]) * gradient).sum() * scale)
+                objective = (torch.stack([chosen, rejected]) * gradient).sum() * scale
+            if last and self._kind.penalty is not None and accelerator.is_main_process:
+                # Once in what the processes add up.
+                weight = wide(last_linear(self._reward_model).weight)
+                objective = objective + self._kind.penalty(weight, self._config) * accelerator.num_processes
+            accelerator.backward(objective)
         self._reward_model.release()
         if not counts:
             return torch.zeros((), device=accelerator.device)
+        chosen, rejected = (self._reward_model.reward(one.detach()) for one in (chosen, rejected))
         self._window.add_pairs(losses, chosen, rejected, labels.weight, labels.label, micro.num_tokens)
         return losses.detach().sum()
 
@@ -255,7 +261,7 @@ class Passes:
             torch.distributed.all_reduce(rewards)
         rewards.requires_grad_()
         labels = work.labels.to(accelerator.device)
-        losses = self._kind.function(labels.with_rewards(*rewards.unbind()), self._config)
+        losses = losses_of(labels.with_rewards(*rewards.unbind()), self._config)
         objective = (losses * labels.weight).sum() / work.weight
         (gradient,) = torch.autograd.grad(objective, rewards)
         return WholeStep(rewards=rewards.detach(), losses=losses.detach(), gradient=gradient, random=random)
