@@ -82,21 +82,21 @@ def _opened(name: str, revision: str | None, trust_remote_code: bool) -> SavedMo
     )  # fmt: skip
 
 
-def load_saved(model: SavedModel) -> RewardModel:
+def load_saved(model: SavedModel, all_heads: bool = False) -> RewardModel:
     """The model with its weights, in float32, as it computes in evaluation.
 
     Raises:
         CheckpointError: when weights are missing or damaged, or there is no reward head.
     """
     if model.is_adapter:
-        return _with_heads(model, merged(load_adapted(model)))
+        return _with_heads(model, merged(load_adapted(model)), all_heads)
     built = _built(model, {})
     if built.fresh_head:
         raise CheckpointError(
             f"{model.name}: has no reward head, so its rewards would be random; train one with "
             f"rm-train model=pretrained model.name_or_path={model.name}"
         )
-    return _with_heads(model, built.reward_model)
+    return _with_heads(model, built.reward_model, all_heads)
 
 
 def load_adapted(model: SavedModel) -> Any:
@@ -114,9 +114,10 @@ def load_adapted(model: SavedModel) -> Any:
     return _with_adapter(model, built)
 
 
-def _with_heads(model: SavedModel, reward_model: RewardModel) -> RewardModel:
-    """With all heads that lie beside the one that gives the reward."""
-    load_heads(Path(os.path.expanduser(model.name)), reward_model)
+def _with_heads(model: SavedModel, reward_model: RewardModel, wanted: bool) -> RewardModel:
+    """With all heads that lie beside the one that gives the reward, if they are wanted."""
+    if wanted:
+        load_heads(Path(os.path.expanduser(model.name)), reward_model)
     return reward_model
 
 

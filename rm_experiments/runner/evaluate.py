@@ -203,7 +203,7 @@ def _prepare(config: EvaluationConfig, checkpoint: Checkpoint, model: SavedModel
 
 def _evaluate(config: EvaluationConfig, prepared: _Prepared, accelerator: Any) -> tuple[Evaluated, dict[str, Records]]:
     """One model on all sets."""
-    model = load_saved(prepared.model).to(accelerator.device).eval()
+    model = load_saved(prepared.model, all_heads=True).to(accelerator.device).eval()
     batcher, note = choose_layout(model, config.train.layout, prepared.model.tokenizer.pad_token_id, False)
     longest = max(int(pairs.lengths.max()) for pairs in prepared.pairs.values())
     setting = config.eval.micro_batch_tokens

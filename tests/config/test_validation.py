@@ -80,7 +80,7 @@ BY_RULE: dict[str, str] = {
         f"name={'a' * 77}...: 1 to 80 letters, digits, '.', '_' or '-' are allowed; try name=my_run",
     "loss.name=dpo":
         "loss.name=dpo: allowed are bradley_terry, scaled_bradley_terry, robust_bradley_terry, log_exp, hinge, focal, "
-        "rao_kupper, davidson, plackett_luce; try loss.name=bradley_terry",
+        "rao_kupper, davidson, plackett_luce, odin; try loss.name=bradley_terry",
     "optimizer.name=adam":
         "optimizer.name=adam: allowed are adamw, adamw_8bit, adafactor, lion, muon, schedule_free_adamw; "
         "try optimizer.name=adamw",
@@ -232,6 +232,14 @@ BY_RULE: dict[str, str] = {
         "loss.focal_gamma=1.0: no effect with loss.name=hinge; try loss=focal, or leave it out",
     "loss=plackett_luce loss.tie_probability=0.1":
         "loss.tie_probability=0.1: no effect with loss.name=plackett_luce; try loss=rao_kupper, or leave it out",
+    "loss.num_heads=0": f"loss.num_heads=0: {WHOLE}",
+    "loss.bootstrap=false": "loss.bootstrap=false: no effect without an ensemble; try loss.num_heads=5",
+    "loss=odin loss.num_heads=2":
+        "loss.num_heads=2: not with loss.name=odin: it has two heads of its own; try leaving it out",
+    "loss.length_coefficient=0.5":
+        "loss.length_coefficient=0.5: no effect with loss.name=bradley_terry; try loss=odin, or leave it out",
+    "launch=fsdp2 loss.name=odin":
+        "launch.strategy=fsdp: a model of 2 heads is not spread over processes; try launch.strategy=ddp",
     "loss=davidson loss.noise_rate=0.3":
         "loss.noise_rate=0.3: no effect with loss.name=davidson; try loss=robust_bradley_terry, or leave it out",
     "loss.barrier_bound=3.0":

@@ -90,7 +90,7 @@ def test_what_is_saved_gives_the_reward_to_everybody_and_all_heads_to_us(
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", num_labels=1)
     assert logits(plain, ids) == pytest.approx(model.reward(given).numpy(), abs=1e-6)
     assert model.reward(given) == pytest.approx((given.mean(1) if heads is ENSEMBLE else given[:, 0]).numpy(), abs=1e-6)
-    loaded = load_saved(open_saved(str(tmp_path / "saved")))
+    loaded = load_saved(open_saved(str(tmp_path / "saved")), all_heads=True)
     assert loaded.heads == heads
     assert torch.equal(last_linear(loaded).weight, last_linear(model).weight)
     # Put back into a run's model.
@@ -118,7 +118,7 @@ def test_an_adapter_saves_one_head_and_all(base: Path, tokenizer: PreTrainedToke
     plain = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "saved", num_labels=1)
     assert logits(plain, ids) == pytest.approx(expected.numpy(), abs=1e-6)
     assert torch.equal(load_file(tmp_path / "saved" / "heads.safetensors")["weight"], last_linear(model).weight)
-    loaded = load_saved(open_saved(str(tmp_path / "saved")))
+    loaded = load_saved(open_saved(str(tmp_path / "saved")), all_heads=True)
     with torch.no_grad():
         again = loaded.reward(loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
     assert again == pytest.approx(expected.numpy(), abs=1e-6)

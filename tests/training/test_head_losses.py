@@ -22,7 +22,7 @@ from rm_experiments.runner.prepare import Prepared, prepare
 from rm_experiments.training.head_losses import correlation, odin_penalty, resampled_counts
 from rm_experiments.training.labels import labelled
 from rm_experiments.training.losses import losses_of
-from rm_experiments.training.optimizers import BuiltOptimizer
+from rm_experiments.training.optimizers.build import BuiltOptimizer
 from rm_experiments.training.trainer import Trainer, step_plan
 
 Compose = Callable[..., RunConfig]

@@ -20,7 +20,7 @@ from rm_experiments.modeling.reward_model import build_reward_model
 from rm_experiments.runner.prepare import Prepared, prepare
 from rm_experiments.training.labels import LabelledRewards
 from rm_experiments.training.losses import LOSSES, LossKind
-from rm_experiments.training.optimizers import BuiltOptimizer
+from rm_experiments.training.optimizers.build import BuiltOptimizer
 from rm_experiments.training.trainer import Trainer, step_plan
 
 Compose = Callable[..., RunConfig]
