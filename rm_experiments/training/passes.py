@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -121,7 +122,7 @@ class Passes:
                 if isinstance(known, MemoryError) and ahead is not None and accelerator.num_processes > 1:
                     # The others will not compute it again.
                     self._ahead = replace(ahead, random=[])
-                raise known from (None if isinstance(known, MemoryError) else error)
+                _raise(known, error)
             self._beat()
         return None if given_up else total
 
@@ -235,8 +236,7 @@ class Passes:
                     # Not by way of what distributed training made of the model: only gradients need the others.
                     rewards = torch.stack(self._rewards(self._reward_model, made.to(self._accelerator.device)))
             except RuntimeError as error:
-                known = self._out_of_memory(error, work, last=False)
-                raise known from (None if isinstance(known, MemoryError) else error)
+                _raise(self._out_of_memory(error, work, last=False), error)
             self._reward_model.release()
             done.append((work.places(number), rewards))
             self._beat()
@@ -265,6 +265,13 @@ class Passes:
         objective = (losses * labels.weight).sum() / work.weight
         (gradient,) = torch.autograd.grad(objective, rewards)
         return WholeStep(rewards=rewards.detach(), losses=losses.detach(), gradient=gradient, random=random)
+
+
+def _raise(known: Exception, error: RuntimeError) -> NoReturn:
+    """What is known of an error; the error itself where nothing is."""
+    if known is error:
+        raise error
+    raise known from (None if isinstance(known, MemoryError) else error)
 
 
 def _finite_pairs(whole: WholeStep) -> Tensor:
