@@ -68,6 +68,10 @@ class ColumnsConfig:
     """A list of numbers, one per response, 1 is best; or the field of each response object."""
     margin: str | None = None
     """A number: by how much chosen is better."""
+    attributes: list[str] | None = None
+    """Numbers that say how good an answer is in one respect each, for `loss=regression`: columns of rows with one
+    response; fields of response objects, or lists beside the responses; of chosen and rejected the columns
+    NAME_chosen and NAME_rejected. Null and NaN: not known."""
     weight: str | None = None
     """A positive number: how much the row counts in losses and metrics; without it 1."""
     subset: str | None = None
@@ -82,6 +86,8 @@ class ColumnsConfig:
 
 SANDBOX_TASKS = ("mention", "list", "sum", "refuse", "order", "format", "style", "constraints")
 """Names of the tasks of the sandbox world."""
+SANDBOX_ATTRIBUTES = ("quality", "length")
+"""What `data.sandbox.attributes` rates answers by."""
 
 
 @dataclass(kw_only=True)
@@ -120,6 +126,9 @@ class SandboxConfig:
     strengths: bool = False
     """Whether annotators say how strongly they prefer an answer: a margin of 1, 2 or 3 for a difference below 1, below
     2 and from 2 gold reward units on, 0 for a tie."""
+    attributes: bool = False
+    """Whether annotators also rate each answer by itself: `quality`, the gold reward and an error as large as that of
+    the labels, and `length`, tens of words."""
     num_responses: int = 2
     """Responses to each training prompt, 2 to 8. More than two are ranked (Plackett-Luce), and all their pairs are
     there, which share the weight 1; the evaluation pairs are the same."""

@@ -133,7 +133,7 @@ def _template(data: DataConfig) -> None:
 def _check_rankings(sandbox: SandboxConfig) -> None:
     if sandbox.num_responses == 2:
         return
-    for key in ("label_noise", "contradictions", "ties", "style_confound", "difficulty"):
+    for key in ("attributes", "label_noise", "contradictions", "ties", "style_confound", "difficulty"):
         if getattr(sandbox, key):
             raise refuse(
                 f"data.sandbox.{key}", getattr(sandbox, key), "rankings know none", "data.sandbox.num_responses=2"

@@ -11,7 +11,7 @@ class LossConfig:
 
     name: str = "bradley_terry"
     """`bradley_terry`, `scaled_bradley_terry`, `robust_bradley_terry`, `log_exp`, `hinge`, `focal`, `rao_kupper`,
-    `davidson`, `plackett_luce` or `odin`: see docs/losses.md."""
+    `davidson`, `plackett_luce`, `odin` or `regression`: see docs/losses.md."""
     use_margin: bool = False
     """Subtract each row's margin from the reward difference (Llama 2, arXiv:2307.09288, eq. 2); none counts as 0."""
     label_smoothing: float = 0.0
@@ -39,5 +39,8 @@ class LossConfig:
     length head all of (arXiv:2402.07319)."""
     orthogonal_coefficient: float = 1.0
     """`odin`: weight of the absolute inner product of the two heads."""
+    attribute_weights: list[float] | None = None
+    """`regression`, which has a head for each of `data.columns.attributes`: the reward is the sum of the heads by these
+    weights, one for each; null: their mean."""
     noise_rate: float = 0.1
     """`robust_bradley_terry`: share of the labels that are flipped, above 0 and below 0.5."""

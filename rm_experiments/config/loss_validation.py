@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rm_experiments.config.data_schema import Ties
-from rm_experiments.config.heads import heads_of
+from rm_experiments.config.heads import attributes_of, heads_of
 from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.config.rules import (
     POSITIVE,
@@ -21,7 +21,7 @@ from rm_experiments.config.schema import RunConfig
 
 LOSS_NAMES = (
     "bradley_terry", "scaled_bradley_terry", "robust_bradley_terry", "log_exp", "hinge", "focal", "rao_kupper",
-    "davidson", "plackett_luce", "odin",
+    "davidson", "plackett_luce", "odin", "regression",
 )  # fmt: skip
 
 LOSSES_WITH_TIES = ("rao_kupper", "davidson")
@@ -32,6 +32,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "focal_gamma": ("focal",),
     "tie_probability": LOSSES_WITH_TIES,
     "noise_rate": ("robust_bradley_terry",),
+    "attribute_weights": ("regression",),
     "length_coefficient": ("odin",),
     "orthogonal_coefficient": ("odin",),
 }
@@ -42,6 +43,11 @@ _NOT_WITH: tuple[tuple[str, str, str], ...] = (
     ("robust_bradley_terry", "label_smoothing", "it undoes what loss.noise_rate does"),
     ("plackett_luce", "use_margin", "a ranking has no margins"),
     ("odin", "num_heads", "it has two heads of its own"),
+    ("regression", "num_heads", "it has a head for each attribute"),
+    ("regression", "use_margin", "it is about single answers"),
+    ("regression", "label_smoothing", "it is about single answers"),
+    ("regression", "center_coefficient", "the scores say where rewards are"),
+    ("regression", "barrier_coefficient", "the scores say where rewards are"),
     ("plackett_luce", "label_smoothing", "a ranking is a row of choices, not of labels"),
 )
 """(loss, setting that does not go with it, why)."""
@@ -77,15 +83,17 @@ def check_loss(config: RunConfig) -> None:
                 f"loss.{setting}", value, f"no effect with loss.name={loss.name}",
                 f"loss={names[0]}, or leave it out",
             )  # fmt: skip
+    if loss.name == "regression":
+        _check_attributes(config)
     for name, setting, why in _NOT_WITH:
         value = getattr(loss, setting)
         if loss.name == name and value != getattr(defaults, setting):
             raise refuse(f"loss.{setting}", value, f"not with loss.name={name}: {why}", "leaving it out")
     if loss.num_heads == 1 and loss.bootstrap != defaults.bootstrap:
         raise refuse("loss.bootstrap", loss.bootstrap, "no effect without an ensemble", "loss.num_heads=5")
-    if config.launch.strategy == "fsdp" and len(heads_of(loss)) > 1:
+    if config.launch.strategy == "fsdp" and len(heads_of(config)) > 1:
         raise refuse(
-            "launch.strategy", "fsdp", f"a model of {len(heads_of(loss))} heads is not spread over processes",
+            "launch.strategy", "fsdp", f"a model of {len(heads_of(config))} heads is not spread over processes",
             "launch.strategy=ddp",
         )  # fmt: skip
     if not loss.barrier_coefficient and loss.barrier_bound != defaults.barrier_bound:
@@ -97,3 +105,18 @@ def check_loss(config: RunConfig) -> None:
             "data.ties", config.data.ties, f"loss.name={loss.name} is there for the ties",
             "data.ties=keep, or loss=bradley_terry",
         )  # fmt: skip
+
+
+def _check_attributes(config: RunConfig) -> None:
+    """The data give scores of single answers, and each attribute has a weight."""
+    weights, number = config.loss.attribute_weights, len(attributes_of(config.data))
+    if config.data.mixture:
+        raise refuse("loss.name", "regression", "is not possible with data.mixture", "data.train=FILE")
+    if not number:
+        sandbox = config.data.sandbox is not None
+        remedy = "data.sandbox.attributes=true" if sandbox else "'data.columns.attributes=[NAME,...]'"
+        raise refuse("loss.name", "regression", "needs scores of single answers in the data", remedy)
+    if weights is not None and number == 1:
+        raise refuse("loss.attribute_weights", weights, "no effect with one attribute; leave it out")
+    if weights is not None and (len(weights) != number or not any(weights)):
+        raise refuse("loss.attribute_weights", weights, f"must be {number} numbers, one per attribute, not all 0")

@@ -37,6 +37,10 @@ class PreferencePair:
     for a tie."""
     weight: float = 1.0
     """How much the pair counts. The pairs of k responses to one prompt share the weight 1."""
+    scores_chosen: list[float | None] | None = None
+    """Scores of `chosen` in the order of `data.columns.attributes`; None where one, or all, are not known."""
+    scores_rejected: list[float | None] | None = None
+    """The same of `rejected`."""
     tools: list[dict[str, Any]] | None = None
     """JSON schemas of the tools that the chat template shows."""
     template_kwargs: dict[str, Any] | None = None

@@ -30,6 +30,8 @@ COLUMNS: dict[str, pa.DataType] = {
     "subset": pa.string(),
     "label": pa.float64(),
     "weight": pa.float64(),
+    "scores_chosen": pa.list_(pa.float64()),
+    "scores_rejected": pa.list_(pa.float64()),
     "tools": pa.large_string(),
     "template_kwargs": pa.string(),
     "chosen_first": pa.bool_(),
@@ -86,7 +88,8 @@ class PairTable:
 
 
 _PAIR_COLUMNS = (
-    "id", "where", "prompt", "chosen", "rejected", "margin", "subset", "label", "weight", "tools", "template_kwargs",
+    "id", "where", "prompt", "chosen", "rejected", "margin", "subset", "label", "weight", "scores_chosen",
+    "scores_rejected", "tools", "template_kwargs",
     "chosen_first",
 )  # fmt: skip
 
@@ -132,6 +135,8 @@ def _columns(pairs: list[PreferencePair]) -> dict[str, Any]:
         "subset": [pair.subset for pair in pairs],
         "label": [pair.label for pair in pairs],
         "weight": [pair.weight for pair in pairs],
+        "scores_chosen": [pair.scores_chosen for pair in pairs],
+        "scores_rejected": [pair.scores_rejected for pair in pairs],
         "tools": [None if pair.tools is None else json.dumps(pair.tools) for pair in pairs],
         "template_kwargs": [
             None if pair.template_kwargs is None else json.dumps(pair.template_kwargs) for pair in pairs

@@ -148,6 +148,18 @@ class TokenizedPairs:
         return self.ids[start : start + self.lengths[pair, side]]
 
     @cached_property
+    def scores(self) -> NDArray[np.float64] | None:
+        """[n, 2, attributes] scores of chosen and rejected, NaN where one is not known; None where no pair has any."""
+        sides = [self.table.values(f"scores_{side}", self.rows) for side in ("chosen", "rejected")]
+        width = max((len(one) for side in sides for one in side if one is not None), default=0)
+        if not width:
+            return None
+        unknown = np.full(width, np.nan)
+        return np.stack([
+            np.stack([unknown if one is None else np.asarray(one, dtype=np.float64) for one in side]) for side in sides
+        ], axis=1)  # fmt: skip
+
+    @cached_property
     def prompts(self) -> NDArray[np.uint64]:
         """[n] a number per prompt."""
         return np.frombuffer(bytes.fromhex("".join(self.table.values("prompt_id", self.rows))), dtype=">u8").astype(

@@ -16,7 +16,7 @@ from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import OutOfMemoryError
 from rm_experiments.evaluation.metrics import Objective
 from rm_experiments.evaluation.pairs import Vector
-from rm_experiments.evaluation.records import Records, has_heads, make_records
+from rm_experiments.evaluation.records import SCORES, Records, has_heads, make_records
 from rm_experiments.launch import ranks
 from rm_experiments.launch.memory import is_out_of_memory
 from rm_experiments.launch.signals import Stopped
@@ -131,6 +131,7 @@ def objective_of(config: LossConfig) -> Objective:
         values = {name: torch.tensor(records[column]) for name, column in _OF_RECORDS.items()}
         values |= {name: values[name].double() for name in ("length_chosen", "length_rejected")}
         rewards = values.pop("rewards_chosen"), values.pop("rewards_rejected")
+        values |= {name: torch.tensor(records[name]) for name in SCORES if name in records}
         if has_heads(records):
             rewards = torch.tensor(records["heads_chosen"]), torch.tensor(records["heads_rejected"])
         return losses_of(PairLabels(**values).with_rewards(*rewards), config).numpy()

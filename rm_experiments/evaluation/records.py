@@ -43,8 +43,11 @@ one number."""
 
 OF_HEADS = ("heads_chosen", "heads_rejected")
 """[n, heads] of a model with several heads: what each of them gives."""
+SCORES = ("scores_chosen", "scores_rejected")
+"""[n, attributes] of data with scores of single answers; NaN where one is not known."""
 SPREAD = ("spread_chosen", "spread_rejected")
 """[n] of an ensemble: the standard deviation over its heads (of the population)."""
+OPTIONAL = (*OF_HEADS, *SCORES, *SPREAD)
 
 
 def has_heads(records: Records) -> bool:
@@ -71,17 +74,19 @@ def make_records(pairs: TokenizedPairs, rewards: NDArray[np.float64], heads: Hea
     records = {name: known[name] for name in COLUMNS}
     if len(heads) > 1:
         records |= {OF_HEADS[side]: given[:, side] for side in (0, 1)}
+    if pairs.scores is not None:
+        records |= {SCORES[side]: pairs.scores[:, side] for side in (0, 1)}
     if heads.kind == "ensemble":
         records |= {SPREAD[side]: given[:, side].std(axis=1) for side in (0, 1)}
     return records
 
 
 def write_records(records: Records, path: Path) -> None:
-    """As a Parquet file with the columns of COLUMNS, and of OF_HEADS and SPREAD where there are any."""
+    """As a Parquet file with the columns of COLUMNS, and those of OPTIONAL that there are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = [pa.array(records[name], type=kind, from_pandas=False) for name, kind in COLUMNS.items()]
     names = list(COLUMNS)
-    for name in (*OF_HEADS, *SPREAD):
+    for name in OPTIONAL:
         if name in records:
             values = pa.array(records[name].ravel(), type=pa.float64())
             wide = records[name].ndim == 2
@@ -102,7 +107,7 @@ def read_records(path: Path) -> Records:
         if name not in table.column_names:
             table = table.append_column(name, pa.array(values))
     records = {name: table[name].to_numpy(zero_copy_only=False) for name in COLUMNS}
-    for name in (*OF_HEADS, *SPREAD):
+    for name in OPTIONAL:
         if name in table.column_names:
             column = table[name].combine_chunks()
             is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)

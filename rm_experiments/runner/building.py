@@ -66,7 +66,7 @@ def ready_model(config: RunConfig, prepared: Prepared, accelerator: Accelerator)
 def _whole(config: RunConfig, prepared: Prepared, device: torch.device, narrow: bool) -> ReadyModel:
     loading = loading_arguments(config.adapter, prepared.model_config, device, narrow)
     built = build_reward_model(config.model, prepared.model_config, config.seed, loading)
-    add_heads(built, heads_of(config.loss), config.seed)
+    add_heads(built, heads_of(config), config.seed)
     adapter = add_adapter(built, config.adapter, config.model.revision)
     built.reward_model.to(device)
     attention_is_set = config.model.attention is not Attention.auto

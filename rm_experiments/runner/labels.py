@@ -28,6 +28,12 @@ def check_labels(loss: LossConfig, pairs: TokenizedPairs, key: str) -> list[str]
                 f"{key}: {setting}, but no row has a margin; name its column with data.columns.margin=NAME, or try "
                 f"{remedy}"
             )
+    if loss.name == "regression":
+        known = 0 if pairs.scores is None else int(np.isfinite(pairs.scores).any(axis=(1, 2)).sum())
+        if not known:
+            raise DataError(f"{key}: loss.name=regression, but no row has a score; try loss=bradley_terry")
+        if known < len(pairs):
+            return [f"Loss: regression; {len(pairs) - known:,} of {len(pairs):,} pairs have no score and count as 0."]
     if loss.name in LOSSES_WITH_TIES and not np.any(pairs.label == 0.5):
         return [f"Loss: {loss.name} knows ties, but no training pair is one."]
     if loss.name == "plackett_luce":

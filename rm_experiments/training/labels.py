@@ -81,6 +81,8 @@ def labels_of(pairs: TokenizedPairs, members: np.ndarray, answers: bool) -> Pair
         margin=real(pairs.target_margin), label=real(pairs.label), weight=real(pairs.weight),
         group=torch.from_numpy(pairs.groups[members]), chosen_answer=chosen, rejected_answer=rejected,
         length_chosen=real(pairs.answer_lengths[:, 0]), length_rejected=real(pairs.answer_lengths[:, 1]),
+        scores_chosen=None if pairs.scores is None else real(pairs.scores[:, 0]),
+        scores_rejected=None if pairs.scores is None else real(pairs.scores[:, 1]),
     )  # fmt: skip
 
 

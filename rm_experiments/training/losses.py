@@ -25,6 +25,7 @@ from rm_experiments.training.pairwise_losses import (
     robust_bradley_terry,
     scaled_bradley_terry,
 )
+from rm_experiments.training.regression_loss import regression
 
 Loss: TypeAlias = Callable[[LabelledRewards, LossConfig], Tensor]
 """Rewards of pairs and what is known of them, settings -> [n], whose mean by the pairs' weights is the objective."""
@@ -51,6 +52,7 @@ LOSSES: dict[str, LossKind] = {
     "rao_kupper": LossKind(function=rao_kupper),
     "davidson": LossKind(function=davidson),
     "plackett_luce": LossKind(function=plackett_luce, whole_step=True),
+    "regression": LossKind(function=regression),
     "odin": LossKind(function=odin, whole_step=True, penalty=odin_penalty),
 }
 

@@ -45,7 +45,7 @@ NOT_OPTIONS = {
 }  # fmt: skip
 OPTIONS = [name for name in FILES if name not in NOT_OPTIONS]
 SWEEPS = [name for name in OPTIONS if name.startswith("sweep/")]
-ONLY_ALONE = ("eval/none", "optimizer/muon", "optimizer/schedule_free_adamw")
+ONLY_ALONE = ("eval/none", "loss/regression", "optimizer/muon", "optimizer/schedule_free_adamw")
 # These change what other groups set, or exclude some of their options.
 ALONE = [
     name
@@ -61,6 +61,7 @@ NEEDED = {
     "data/local": ["data.train=x"],
     "data/mixture": ["+data.mixture.a=x"],
     "optimizer/schedule_free_adamw": ["scheduler=constant"],
+    "loss/regression": ["data.sandbox.attributes=true"],
     **{f"adapter/{one}": ["model=pretrained", "model.name_or_path=x"] for one in validation.ADAPTER_NAMES[1:]},
     "benchmark/llmbar": ["data.eval_sets.llmbar.source=x"],
     "benchmark/hhh": ["data.eval_sets.hhh.source=x"],

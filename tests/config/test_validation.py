@@ -80,7 +80,7 @@ BY_RULE: dict[str, str] = {
         f"name={'a' * 77}...: 1 to 80 letters, digits, '.', '_' or '-' are allowed; try name=my_run",
     "loss.name=dpo":
         "loss.name=dpo: allowed are bradley_terry, scaled_bradley_terry, robust_bradley_terry, log_exp, hinge, focal, "
-        "rao_kupper, davidson, plackett_luce, odin; try loss.name=bradley_terry",
+        "rao_kupper, davidson, plackett_luce, odin, regression; try loss.name=bradley_terry",
     "optimizer.name=adam":
         "optimizer.name=adam: allowed are adamw, adamw_8bit, adafactor, lion, muon, schedule_free_adamw; "
         "try optimizer.name=adamw",
@@ -234,6 +234,14 @@ BY_RULE: dict[str, str] = {
         "loss.tie_probability=0.1: no effect with loss.name=plackett_luce; try loss=rao_kupper, or leave it out",
     "loss.num_heads=0": f"loss.num_heads=0: {WHOLE}",
     "loss.bootstrap=false": "loss.bootstrap=false: no effect without an ensemble; try loss.num_heads=5",
+    "loss.name=regression": "loss.name=regression: needs scores of single answers in the data; "
+        "try data.sandbox.attributes=true",
+    "data.sandbox.attributes=true loss.name=regression loss.attribute_weights=[1.0]":
+        "loss.attribute_weights=[1.0]: must be 2 numbers, one per attribute, not all 0",
+    "data=local data.train=x loss.name=regression data.columns.attributes=[a] loss.attribute_weights=[1.0]":
+        "loss.attribute_weights=[1.0]: no effect with one attribute; leave it out",
+    "loss.attribute_weights=[1.0]":
+        "loss.attribute_weights=[1.0]: no effect with loss.name=bradley_terry; try loss=regression, or leave it out",
     "loss=odin loss.num_heads=2":
         "loss.num_heads=2: not with loss.name=odin: it has two heads of its own; try leaving it out",
     "loss.length_coefficient=0.5":

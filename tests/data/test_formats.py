@@ -924,3 +924,50 @@ def test_best_of_n_needs_a_score_of_every_response(row: dict[str, Any], message:
 def test_one_response_is_nothing_to_choose_from(found: Any) -> None:
     with pytest.raises(NoPreference, match=r"^fewer than two responses$"):
         convert_all({"prompt": "hi", "responses": found, "scores": [1]}, "best_of_n")
+
+
+ATTRIBUTES = ["quality", "brevity"]
+
+
+def test_scores_of_chosen_and_rejected() -> None:
+    row = {"prompt": "hi", "chosen": "a", "rejected": "b", "quality_chosen": 3, "rejected_quality": 1.5,
+           "brevity_chosen": None, "brevity_rejected": float("nan"), "chosen_quality": 7}  # fmt: skip
+    found = convert(row, attributes=ATTRIBUTES)
+    assert (found.scores_chosen, found.scores_rejected) == ([3.0, None], [1.5, None])
+    assert convert(row).scores_chosen is None
+    # A share below a half swaps the answers, and their scores with them.
+    found = convert(row | {"share": 0.2}, label_share="share", attributes=["quality"])
+    assert (found.chosen, found.scores_chosen, found.scores_rejected) == ("b", [1.5], [3.0])
+
+
+def test_scores_of_responses() -> None:
+    answers = [{"text": "a", "rating": {"quality": 1}}, {"text": "b", "rating": {"quality": 5}}, {"text": "c"}]
+    row = {"prompt": "hi", "responses": answers, "scores": [2, 3, 1], "brevity": [0.5, None, 2]}
+    found = convert_all(row, "responses", responses="responses.text", attributes=["brevity"])
+    assert [(one.chosen, one.scores_chosen, one.rejected, one.scores_rejected) for one in found] == [
+        ("b", [None], "a", [0.5]), ("a", [0.5], "c", [2.0]), ("b", [None], "c", [2.0]),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"no column or field is called 'wit' .* type data.columns.attributes=\[NAME"):
+        convert_all(row, "responses", responses="responses.text", attributes=["wit"])
+
+
+def test_scores_of_rows_with_one_response(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "hi", "response": text, "helpfulness": one, "correctness": two, "coherence": 0, "complexity": 0,
+         "verbosity": 4}
+        for text, one, two in (("a", 1, 3), ("b", 4, 0))
+    ]  # fmt: skip
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(one) for one in rows))
+    columns = ColumnsConfig(attributes=["helpfulness", "correctness"])
+    (found,), report = read_pairs(str(tmp_path / "x.jsonl"), "data.train", "auto", columns)
+    assert report.format == "helpsteer2"
+    assert (found.chosen, found.scores_chosen, found.scores_rejected) == ("b", [4.0, 0.0], [1.0, 3.0])
+
+
+def test_a_format_without_scores_of_answers_is_refused(tmp_path: Path) -> None:
+    row = {"prompt": "hi", "response_a": "a", "response_b": "b", "winner": "a"}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    with pytest.raises(
+        DataError, match=r"the format pairwise knows no scores of single answers; leave data.columns.attr"
+    ):
+        read_pairs(str(tmp_path / "x.jsonl"), "data.train", "auto", ColumnsConfig(attributes=["quality"]))

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from rm_experiments.config.data_schema import DataConfig
 from rm_experiments.config.heads import Heads, heads_of
 from rm_experiments.config.loss_schema import LossConfig
+from rm_experiments.config.schema import RunConfig
 from rm_experiments.data.pairs import PreferencePair
 from rm_experiments.data.tokenization import tokenize_pairs
 from rm_experiments.data.tokens import TokenizedPairs
@@ -20,7 +21,7 @@ from rm_experiments.evaluation.metrics import metrics
 from rm_experiments.evaluation.pairs import select
 from rm_experiments.evaluation.records import has_heads, make_records, read_records, write_records
 
-THREE = heads_of(LossConfig(num_heads=3))
+THREE = heads_of(RunConfig(loss=LossConfig(num_heads=3)))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from transformers import (
 from rm_experiments.config.adapter_schema import AdapterConfig
 from rm_experiments.config.heads import heads_of
 from rm_experiments.config.loss_schema import LossConfig
-from rm_experiments.config.schema import ModelConfig
+from rm_experiments.config.schema import ModelConfig, RunConfig
 from rm_experiments.errors import CheckpointError
 from rm_experiments.modeling.adapters import add_adapter
 from rm_experiments.modeling.directory import copied_weights, load_weights, save_model
@@ -29,7 +29,7 @@ from rm_experiments.modeling.loading import load_saved, open_saved
 from rm_experiments.modeling.reward_model import BuiltModel, build_reward_model, last_linear, load_model_config
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
-ENSEMBLE, ODIN = heads_of(LossConfig(num_heads=3)), heads_of(LossConfig(name="odin"))
+ENSEMBLE, ODIN = heads_of(RunConfig(loss=LossConfig(num_heads=3))), heads_of(RunConfig(loss=LossConfig(name="odin")))
 
 
 @pytest.fixture(params=["decoder", "encoder"])

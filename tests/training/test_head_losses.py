@@ -135,7 +135,7 @@ def test_number_of_passes_does_not_change_the_step(
     for tokens in (1_000_000, 120):
         config = compose(*WORLD, *loss.split(), f"train.micro_batch_tokens={tokens}")
         built = build_reward_model(config.model, copy.deepcopy(prepared.model_config), 0)
-        add_heads(built, heads_of(config.loss), 0)
+        add_heads(built, heads_of(config), 0)
         model = built.reward_model.double()
         batcher, _ = choose_layout(model, config.train.layout, int(prepared.tokenizer.pad_token_id), False)
         named = dict(model.named_parameters())
@@ -147,7 +147,7 @@ def test_number_of_passes_does_not_change_the_step(
         before = last_linear(model).weight.detach().clone()
         for _ in range(2):
             assert trainer.step()
-        assert last_linear(model).weight.shape == before.shape == (len(heads_of(config.loss)), 16)
+        assert last_linear(model).weight.shape == before.shape == (len(heads_of(config)), 16)
         assert (last_linear(model).weight - before).abs().amin(dim=1).max() > 0
         found.append(({name: value.detach().clone() for name, value in named.items()}, trainer.window.read()))
     (one, metrics), (two, again) = found

@@ -111,6 +111,12 @@ class PairReader:
         report, without_margin, subsets = self.report, 0, Counter[str]()
         for pairs in self._groups():
             for pair in pairs:
+                if self._columns.attributes and pair.scores_chosen is None:
+                    setting = setting_beside(self._key, "columns") + ".attributes"
+                    raise data_error(
+                        f"{self._key}: the format {report.format} knows no scores of single answers; leave {setting} "
+                        "out, or give rows with one response, a list of responses, or chosen and rejected"
+                    )
                 report.pairs_read += 1
                 report.label_ties += pair.label == 0.5
                 report.soft_labels += 0.5 < pair.label < 1

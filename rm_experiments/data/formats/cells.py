@@ -233,6 +233,26 @@ class RowCells:
             return None
         return self.number(role, *found, kind)
 
+    def attribute_scores(self, find: Callable[[str], Any]) -> list[float | None] | None:
+        """The scores of one answer in the order of `data.columns.attributes`; None where no attributes are asked for.
+
+        Args:
+            find: gives the value of an attribute by its name, or `MISSING`.
+        """
+        if not self.columns.attributes:
+            return None
+        found: list[float | None] = []
+        for name in self.columns.attributes:
+            value = find(name)
+            if value is MISSING:
+                raise self.error(
+                    f"no column or field is called {name!r} (columns: {listed(self.row.values)}); "
+                    f"type {self.setting('attributes')}=[NAME,...]"
+                )
+            unknown = is_null(value) or (isinstance(value, float) and math.isnan(value))
+            found.append(None if unknown else self.number("attributes", name, value, "a score must be a number"))
+        return found
+
     def margin(self) -> float | None:
         """The row's margin, if it has one."""
         return self.optional_number("margin", "a margin must be a finite number or null")

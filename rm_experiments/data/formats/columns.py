@@ -68,7 +68,7 @@ _OBVIOUS = {
 class Columns:
     """Where the value of each role is: as the user named it, else as the format calls it."""
 
-    __slots__ = ("_given", "_labels", "_verdicts", "named", "parse", "usual")
+    __slots__ = ("_given", "_labels", "_verdicts", "attributes", "named", "parse", "usual")
 
     def __init__(
         self,
@@ -87,6 +87,7 @@ class Columns:
         own = {role: (name,) if isinstance(name, str) else name for role, name in (names or {}).items()}
         values: dict[str, Any] = dataclasses.asdict(config)
         self._given = {name: values.pop(name) for name in ("first_wins", "second_wins", "tie")}
+        self.attributes: tuple[str, ...] = tuple(values.pop("attributes") or ())
         self.named: dict[str, str] = {role: name for role, name in values.items() if name is not None}
         self.usual: dict[str, tuple[str, ...]] = USUAL_NAMES | own
         self.parse = parse

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -41,7 +43,8 @@ def responses(cells: RowCells) -> list[PreferencePair]:
         for place, (one, rating) in enumerate(zip(value, ratings, strict=True))
         if one is not None or rating is not None
     ]
-    return rated_pairs(cells, cells.prompt(), rated, column, lower_is_better=role == "ranks")
+    scores = {place: cells.attribute_scores(partial(_of_response, cells, value, place)) for place, *_ in rated}
+    return rated_pairs(cells, cells.prompt(), rated, column, lower_is_better=role == "ranks", scores=scores)
 
 
 def rated_pairs(
@@ -51,6 +54,7 @@ def rated_pairs(
     column: str,
     *,
     lower_is_better: bool = False,
+    scores: Mapping[int, list[float | None] | None] | None = None,
 ) -> list[PreferencePair]:
     """All pairs of rated answers to one prompt; those without a rating are left out.
 
@@ -60,19 +64,35 @@ def rated_pairs(
         rated: of each answer its place, itself and its rating.
         column: the column of the answers, for messages.
         lower_is_better: the ratings are ranks; else they are scores, whose difference is the margin.
+        scores: of each place the answer's attributes.
     """
     known = [(place, answer, one) for place, answer, one in rated if one is not None]
     if len(known) < 2:
         raise NoPreference(_TOO_FEW)
     pairs: list[tuple[str, Text, Text, float, float | None]] = []
+    attributes: list[tuple[Any, Any]] = []
     for (i, first, one), (j, second, two) in combinations(known, 2):
         if lower_is_better:
             one, two = -one, -two
+        if scores:
+            attributes.append((scores[j], scores[i]) if one < two else (scores[i], scores[j]))
         if one < two:
             first, second = second, first
         margin = None if lower_is_better else abs(one - two)
         pairs.append((f"{i}-{j}", first, second, 0.5 if one == two else 1.0, margin))
-    return compared(cells, prompt, pairs, (column, column), len(pairs))
+    return compared(cells, prompt, pairs, (column, column), len(pairs), attributes if scores else None)
+
+
+def _of_response(cells: RowCells, items: list[Any], place: int, name: str) -> Any:
+    """What a field of a response object holds, or a list beside the responses."""
+    one = items[place]
+    inner = reach(one, name) if isinstance(one, dict) else MISSING
+    if inner is not MISSING:
+        return inner
+    beside = reach(cells.row.values, name)
+    if isinstance(beside, list) and len(beside) == len(items):
+        return beside[place]
+    return MISSING
 
 
 def _ratings(cells: RowCells, column: str, items: list[Any]) -> tuple[str, list[float | None]]:
@@ -170,7 +190,10 @@ def pointwise(group: list[RowCells]) -> list[PreferencePair]:
         rating = None if _is_missing(score) else cells.number("scores", name, score, SCORE)
         if value is not None or rating is not None:
             rated.append((place, cells.text_or_messages("responses", column, value), rating))
-    return rated_pairs(group[0], group[0].prompt(), rated, column)
+    scores = {
+        place: one.attribute_scores(partial(reach, one.row.values)) for place, one in enumerate(group)
+    }  # fmt: skip
+    return rated_pairs(group[0], group[0].prompt(), rated, column, scores=scores)
 
 
 def prompt_key(cells: RowCells) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rm_experiments.data.formats.cells import RowCells
+from rm_experiments.data.formats.columns import MISSING
 from rm_experiments.data.pairs import Message, PreferencePair, Text, prompt_messages
 
 
@@ -23,11 +24,20 @@ def preference(cells: RowCells) -> list[PreferencePair]:
     rejected = cells.text_or_messages("rejected", rejected_column, rejected_value)
     prompt = cells.prompt_of([chosen, rejected])
     parts = split_answers(cells, prompt, chosen, rejected, (chosen_column, rejected_column))
-    margin = margin_from_scores(cells)
+    others = margin_from_scores(cells) | {
+        f"scores_{side}": cells.attribute_scores(lambda name, side=side: _of_side(cells, name, side))  # type: ignore[misc]
+        for side in ("chosen", "rejected")
+    }
     share = cells.optional_number("label_share", SHARE)
     if share is None:
-        return [cells.pair(*parts, **margin)]
-    return [judged(cells, *parts, share, cells.common() | margin, swaps_margin=True)]
+        return [cells.pair(*parts, **others)]
+    return [judged(cells, *parts, share, cells.common() | others, swaps_margin=True)]
+
+
+def _of_side(cells: RowCells, name: str, side: str) -> Any:
+    """The score of one of the two answers."""
+    values = cells.row.values
+    return next((values[one] for one in (f"{name}_{side}", f"{side}_{name}") if one in values), MISSING)
 
 
 SHARE = "a share of annotators is a number from 0 to 1"
@@ -69,6 +79,8 @@ def judged(
     if not 0 <= share <= 1:
         raise cells.error(f"the share {share} of annotators is not between 0 and 1; {SHARE}")
     chosen, rejected = (first, second) if share >= 0.5 else (second, first)
+    if share < 0.5 and common.get("scores_chosen") is not None:
+        common = common | {"scores_chosen": common["scores_rejected"], "scores_rejected": common["scores_chosen"]}
     if swaps_margin and share < 0.5 and common["margin"] is not None:
         common = common | {"margin": -common["margin"]}
     return PreferencePair(
@@ -113,6 +125,7 @@ def compared(
     pairs: list[tuple[str, Text, Text, float, float | None]],
     names: tuple[str, str],
     count: int,
+    scores: list[tuple[Any, Any]] | None = None,
 ) -> list[PreferencePair]:
     """The pairs of several answers to one prompt, which share the weight of the row.
 
@@ -124,13 +137,16 @@ def compared(
         pairs: of each what is put after the row's id, two answers, the share that prefers the first, and the margin.
         names: the columns of both answers.
         count: the number of pairs.
+        scores: of each pair the attributes of its two answers.
     """
     common = cells.common()
     common["weight"] /= count
     name, margin = common["id"], common["margin"]
     cut = _common_begin(prompt, [answer for _, first, second, *_ in pairs for answer in (first, second)])
     found = []
-    for place, first, second, share, own in pairs:
+    for number, (place, first, second, share, own) in enumerate(pairs):
+        if scores is not None:
+            common["scores_chosen"], common["scores_rejected"] = scores[number]
         common["id"] = f"{name}-{place}" if count > 1 else name
         common["margin"] = own if margin is None else margin
         if cut is None:

@@ -45,6 +45,16 @@ def stated_strength(config: SandboxConfig, prompt: str, a: str, b: str) -> float
     return 1.0 + sum(difference >= one for one in STRENGTHS)
 
 
+def ratings(config: SandboxConfig, prompt: str, answer: str, draw: float) -> list[float | None]:
+    """What annotators say of one answer, by a draw from 0 to below 1: its quality, and its length in tens of words.
+
+    The error of the quality has a logistic distribution of scale 1 / label_scale.
+    """
+    draw = min(max(draw, 1e-12), 1 - 1e-12)
+    quality = gold_reward(prompt, answer) + math.log(draw / (1 - draw)) / config.label_scale
+    return [round(quality, 3), len(answer.split()) / 10]
+
+
 def ranking(config: SandboxConfig, prompt: str, answers: list[str], draws: list[float]) -> list[str]:
     """The answers from best to worst, by one of `draws` (0 to below 1) for each."""
     # Who is largest after adding Gumbel noise is distributed as a choice by exp(view) (Yellott 1977).

@@ -16,6 +16,7 @@ from rm_experiments.data.sandbox.annotators import (
     best_achievable,
     label_probabilities,
     ranking,
+    ratings,
     stated_strength,
 )
 from rm_experiments.data.sandbox.tasks import TASKS, gold_reward
@@ -116,9 +117,12 @@ def _labelled(config: SandboxConfig, annotators: SandboxConfig, dice: Dice, held
         margin = None
         if annotators.strengths:
             margin = 0.0 if tie else stated_strength(annotators, prompt, first, second)
+        rated: list[list[float | None] | None] = [None, None]
+        if annotators.attributes:
+            rated = [ratings(annotators, prompt, answer, dice.random()) for answer in (chosen, rejected)]
         yield PreferencePair(
             id="", prompt=prompt, chosen=chosen, rejected=rejected, subset=subset, label=0.5 if tie else 1.0,
-            margin=margin,
+            margin=margin, scores_chosen=rated[0], scores_rejected=rated[1],
         )  # fmt: skip
 
 
