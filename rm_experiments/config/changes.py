@@ -16,7 +16,8 @@ _FREE_SECTIONS = ("tracking", "launch", "run_dir", "resume", "objective", "dry_r
 _FREE_KEYS = (
     "train.max_hours", "train.hang_seconds", "train.profile_steps",
     "train.micro_batch_tokens", "train.layout", "train.device", "train.log_every_steps", "eval.micro_batch_tokens",
-    "train.compile", "train.gradient_checkpointing", "checkpoint.keep_last", "model.attention", "data.cache_dir",
+    "train.compile", "train.gradient_checkpointing", "checkpoint.keep_last", "checkpoint.verify",
+    "model.attention", "data.cache_dir",
 )  # fmt: skip
 
 

@@ -211,6 +211,12 @@ class CheckpointConfig:
     """Which weights go to `final/`: those after the last step, or the best checkpoint's."""
     dtype: Dtype = Dtype.auto
     """Type of saved weights; `auto`: the base model's own."""
+    verify: bool = False
+    """Load every checkpoint with plain transformers in a process of its own before it counts, and fail when 16 probe
+    rewards differ; `final/` is checked in any case."""
+    fold_normalization: bool = False
+    """Change the head of `final/` so that its rewards have mean 0 and standard deviation 1 on the main evaluation set;
+    heads without a bias (decoders): standard deviation 1, the mean stays. Metrics are those from before."""
 
 
 @dataclass(kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.modeling.sharding import gathered, put
 
 PROBE_FILE = "probe.jsonl"
+FACTS_FILE = "reward_model.json"
+"""What of an adapter's directory cannot stand in config.json: with one, transformers would look there for the weights
+of the base model."""
+READING, SCALE = "reward_model", "reward_normalization"
+"""Keys of config.json: how dialogues become what the model reads, and the rewards' mean and standard deviation."""
 NUM_PROBES = 8
 _UNRELATED_SEED = 982_451_653
 MASTER_FILE = "weights.safetensors"
@@ -52,27 +58,51 @@ def copied_weights(reward_model: RewardModel, adapter: Any | None, keep: bool = 
 
 def save_model(
     directory: Path, reward_model: RewardModel, adapter: Any | None, tokenizer: PreTrainedTokenizerBase,
-    dtype: torch.dtype, weights: dict[str, Tensor],
+    dtype: torch.dtype, weights: dict[str, Tensor], facts: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write weights, config.json and tokenizer so that plain transformers (peft for an adapter) loads them.
 
     Args:
         weights: from `copied_weights`.
+        facts: what else config.json says (of an adapter, reward_model.json): `READING`, `SCALE`.
     """
     model = reward_model.model
     tokenizer.save_pretrained(directory)
     save_heads(directory, reward_model, weights)
     weights = as_one_head(reward_model, weights)
+    tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": _eos(model, tokenizer)}
     if adapter is not None:
         names = [name for name, _ in adapter.named_parameters()]
         adapter.save_pretrained(directory, state_dict={name: weights[name] for name in names if name in weights})
+        _write_json(directory / FACTS_FILE, {"num_labels": 1, **tokens, **(facts or {})})
         return
     # `to` keeps tied weights tied when it changes nothing.
     saved = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
     model.save_pretrained(directory, state_dict=saved)
     path = directory / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
-    values["dtype"] = str(dtype).removeprefix("torch.")
+    # A base model that is itself a reward model brings its own.
+    values = {key: value for key, value in values.items() if key not in (READING, SCALE)}
+    values |= {"dtype": str(dtype).removeprefix("torch."), **tokens, **(facts or {})}
+    _write_json(path, values)
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """`READING` and `SCALE` of a model directory, as far as it has them."""
+    for name in (FACTS_FILE, "config.json"):
+        if (directory / name).is_file():
+            values = json.loads((directory / name).read_text(encoding="utf-8"))
+            return {key: values[key] for key in (READING, SCALE) if isinstance(values.get(key), dict)}
+    return {}
+
+
+def _eos(model: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The architecture's own where the tokenizer's is among them; else the tokenizer's."""
+    own, used = getattr(model.config, "eos_token_id", None), tokenizer.eos_token_id
+    return own if used is None or used in (own if isinstance(own, list) else [own]) else used
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -144,7 +174,24 @@ def reload_difference(directory: Path, adapter: bool, loading: dict[str, Any] | 
     Raises:
         CheckpointError: when the directory does not load.
     """
+    model, tokenizer = plain_model(directory, adapter, loading)
     rows = [json.loads(line) for line in (directory / PROBE_FILE).read_text(encoding="utf-8").splitlines()]
+    difference = 0.0
+    for side in ("chosen", "rejected"):
+        rewards = plain_rewards(model, tokenizer, [row[f"input_ids_{side}"] for row in rows])
+        measured = np.array([row[f"reward_{side}"] for row in rows])
+        difference = max(difference, float(np.abs(rewards - measured).max()))
+    return difference
+
+
+def plain_model(
+    directory: Path, adapter: bool, loading: dict[str, Any] | None = None
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A fresh model of a directory by plain transformers (peft for an adapter), in float32, and its tokenizer.
+
+    Raises:
+        CheckpointError: when it does not load.
+    """
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -152,20 +199,24 @@ def reload_difference(directory: Path, adapter: bool, loading: dict[str, Any] | 
         # Weights that were not saved would be drawn at random: not from the state that the run began with.
         with torch.random.fork_rng():
             torch.manual_seed(_UNRELATED_SEED)
-            model = _load_plain(directory, adapter, tokenizer.pad_token_id, loading or {}).eval()
+            return _load_plain(directory, adapter, tokenizer.pad_token_id, loading or {}).eval(), tokenizer
     except Exception as error:  # whatever a library says, the saved model is not usable
         raise CheckpointError(f"{directory}: does not load with plain transformers: {error}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    difference = 0.0
+
+
+def plain_rewards(
+    model: Any, tokenizer: PreTrainedTokenizerBase, sequences: list[list[int]], size: int = 0, side: str = "right"
+) -> NDArray[Any]:
+    """Rewards [n] of token ids by a plain model, `size` rows at a time (0: all), padded on `side` by the tokenizer."""
+    found = []
     with torch.inference_mode():
-        for side in ("chosen", "rejected"):
-            encoded = {"input_ids": [row[f"input_ids_{side}"] for row in rows]}
-            batch = tokenizer.pad(encoded, padding_side="right", return_tensors="pt")
-            rewards = model(**batch.to(model.device)).logits[:, 0].float().cpu().numpy()
-            measured = np.array([row[f"reward_{side}"] for row in rows])
-            difference = max(difference, float(np.abs(rewards - measured).max()))
-    return difference
+        for first in range(0, len(sequences), size or len(sequences)):
+            part = {"input_ids": sequences[first : first + (size or len(sequences))]}
+            batch = tokenizer.pad(part, padding_side=side, return_tensors="pt").to(model.device)
+            found.append(model(**batch).logits[:, 0].double().cpu().numpy())
+    return np.concatenate(found)
 
 
 def _load_plain(directory: Path, adapter: bool, pad_id: int, loading: dict[str, Any]) -> Any:

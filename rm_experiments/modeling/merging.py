@@ -6,6 +6,7 @@ Averaging of weights: WARM, Ramé et al., arXiv:2401.12187, equation 4.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rm_experiments.errors import CheckpointError, TrainingError
-from rm_experiments.modeling.directory import copied_weights, save_model
+from rm_experiments.modeling.directory import FACTS_FILE, copied_weights, read_facts, save_model
 from rm_experiments.modeling.loading import SavedModel, load_adapted, merged
 from rm_experiments.modeling.probe_rows import Row, measure
 from rm_experiments.modeling.reward_model import RewardModel
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", FACTS_FILE)
 MERGE_TOLERANCE = 1e-4
 """Largest difference of a reward in float32, relative to the largest reward, that rounding explains."""
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -81,7 +82,9 @@ def save_full(directory: Path, reward_model: RewardModel, model: SavedModel, dty
         if value.is_floating_point() and value.numel() and float(value.abs().max()) > largest:
             raise CheckpointError(f"{model.name}: {name} has weights that {dtype} cannot hold; try dtype=float32")
     reward_model.model.config.pad_token_id = model.tokenizer.pad_token_id
-    save_model(directory, reward_model, None, model.tokenizer, dtype, weights)
+    # Rewards are the same, and so is what an adapter's directory says of them.
+    facts = read_facts(Path(os.path.expanduser(model.name)))
+    save_model(directory, reward_model, None, model.tokenizer, dtype, weights, facts)
     for name in ADAPTER_FILES:
         (directory / name).unlink(missing_ok=True)
 

@@ -70,7 +70,9 @@ class CardInputs:
     findings: Sequence[Mapping[str, Any]] | None = None  # `sanity` of summary.json; None: not looked for yet
     reload_difference: float | None = None  # largest absolute difference of a reward; None: not measured
     reload_rows: int = 0
-    max_precision_note: str | None = None
+    reload_tolerance: float | None = None  # more than this would have failed the run
+    batch_invariance: Mapping[str, float | None] | None = None  # as `reload.batch_invariance` found; None: not measured
+    reward_normalization: Mapping[str, Any] | None = None  # as in config.json; None: not measured
 
     @property
     def is_adapter(self) -> bool:

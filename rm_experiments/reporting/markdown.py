@@ -39,7 +39,12 @@ def settings(values: Mapping[str, Any]) -> str:
 
 def source(value: str) -> str:
     """Where data comes from. Of a path on this machine only the last part: the rest is nobody's business."""
-    return text(_ABSOLUTE_PATH.sub(lambda path: last_part(path[0]), value))
+    return text(without_paths(value))
+
+
+def without_paths(value: str) -> str:
+    """The same with the last parts of absolute paths only."""
+    return _ABSOLUTE_PATH.sub(lambda path: last_part(path[0]), value)
 
 
 def last_part(path: str) -> str:

@@ -21,6 +21,7 @@ from rm_experiments.reporting.card_data import data_section
 from rm_experiments.reporting.card_inputs import CardInputs, EvalSet
 from rm_experiments.reporting.card_limits import limits_section, sanity_section
 from rm_experiments.reporting.card_results import results_section
+from rm_experiments.reporting.card_saved import reload_section, scale_section
 from rm_experiments.reporting.markdown import (
     code,
     duration,
@@ -105,7 +106,7 @@ def render_model_card(card: CardInputs) -> str:
         _summary(card),
         _score_a_pair(card),
         results_section(card),
-        *filter(None, [sanity_section(card.findings)]),
+        *filter(None, [scale_section(card.reward_normalization), sanity_section(card.findings)]),
         _training(card),
         *filter(None, [data_section(card.data_counts, card.data_audit)]),
         _provenance(card),
@@ -244,14 +245,6 @@ def _provenance(card: CardInputs) -> str:
         # The directory of the executable is this machine's; the name is enough to type.
         command = shlex.join([Path(part).name if i == 0 else part for i, part in enumerate(command)])
     rows = [[text(key), plain(value)] for key, value in card.environment.items() if value is not None]
-    check = "The rewards of this directory were not compared with those of the run."
-    if card.reload_difference is not None:
-        check = (
-            "After saving, this directory was loaded as in the snippet above and "
-            f"{card.reload_rows:,} answers were scored again. "
-            f"Largest absolute difference from the rewards of the run: {card.reload_difference:.2g}"
-        )
-        check += f" ({text(card.max_precision_note)})." if card.max_precision_note else "."
     config = fence(card.config_yaml, "yaml")
     sections = (
         "## Exact command",
@@ -261,8 +254,7 @@ def _provenance(card: CardInputs) -> str:
         f"<details><summary>The whole config</summary>\n\n{config}\n\n</details>",
         "## Environment",
         table(["What", "Value"], rows, left=2) if rows else "Not recorded.",
-        "## Reload check",
-        check,
+        reload_section(card),
     )
     return "\n\n".join(sections)
 

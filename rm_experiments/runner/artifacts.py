@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from collections.abc import Callable
@@ -23,15 +24,17 @@ from rm_experiments.data.hub import HubId
 from rm_experiments.data.sources import resolve_source
 from rm_experiments.data.templates import first_token, last_token
 from rm_experiments.evaluation.records import Records
-from rm_experiments.modeling.directory import copied_weights, save_model
+from rm_experiments.modeling.directory import READING, SCALE, copied_weights, save_model
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.quantising import quantization_text
+from rm_experiments.modeling.reload import Reloaded, check_reload, narrowest_of
 from rm_experiments.modeling.reward_model import DTYPES, BuiltModel, RewardModel
 from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
 from rm_experiments.runner.command import is_sweep
 from rm_experiments.runner.environment import git_commit, hardware, versions
 from rm_experiments.runner.prepare import Prepared
+from rm_experiments.runner.reading import reading_of
 from rm_experiments.runner.run_dir import CONFIG_FILE, METRICS_FILE, MetricsLog, RunDir, write_text
 
 _PLOTS_SHARE = 20
@@ -96,6 +99,14 @@ class Artifacts:
         return self.skeleton or (self.built.reward_model, self.adapter)
 
     @property
+    def narrowest(self) -> torch.dtype:
+        """The type that rounds most, of the trained weights and the backbone's arithmetic."""
+        arithmetic = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        return narrowest_of(
+            arithmetic, *{one.dtype for one in self.for_saving[0].parameters() if one.is_floating_point()}
+        )
+
+    @property
     def precision(self) -> str:
         """The backbone's arithmetic."""
         return _PRECISION_NAMES[self.accelerator.mixed_precision]
@@ -112,32 +123,54 @@ class Artifacts:
         return copied_weights(self.built.reward_model, self.adapter, keep=self.accelerator.is_main_process)
 
     def model_writer(
-        self, weights: dict[str, Tensor], step: int, epochs: float, max_steps: int, **card: Any
-    ) -> Callable[[Path], None]:
+        self, weights: dict[str, Tensor], step: int, epochs: float, max_steps: int,
+        check: Callable[[Path], dict[str, Any]] | None = None, **card: Any,
+    ) -> Callable[[Path], None]:  # fmt: skip
         """A function that writes weights, tokenizer, training_args.bin, config.yaml and the card as they are now.
 
         It may be called in another thread while training goes on.
 
         Args:
             weights: from `weights()`.
+            check: looks at the directory when all but the card is there, and adds to what the card says.
         """
         inputs = self._card(step, epochs, max_steps, **card)
+        facts = {READING: reading_of(self.config, self.prepared, self.built.reward_model.is_decoder)}
+        if inputs.reward_normalization is not None:
+            facts[SCALE] = dict(inputs.reward_normalization)
 
         def write(directory: Path) -> None:
             model, adapter = self.for_saving
-            save_model(directory, model, adapter, self.prepared.tokenizer, self.saved_dtype, weights)
+            save_model(directory, model, adapter, self.prepared.tokenizer, self.saved_dtype, weights, facts)
             # Plain values only, so that torch.load(weights_only=True) reads it.
             buffer = io.BytesIO()
             torch.save(to_plain(self.config), buffer)
             (directory / "training_args.bin").write_bytes(buffer.getvalue())
             write_text(directory / CONFIG_FILE, config_yaml(self.config))
-            write_model_card(directory, inputs)
+            more = {} if check is None else check(directory)
+            write_model_card(directory, dataclasses.replace(inputs, **more))
 
         return write
 
-    def write_card(self, directory: Path, step: int, epochs: float, max_steps: int, **card: Any) -> None:
-        """README.md and its pictures."""
-        write_model_card(directory, self._card(step, epochs, max_steps, **card))
+    def check_reload(
+        self, directory: Path, weights: dict[str, Tensor], merged: bool = False, seconds: float | None = None
+    ) -> Reloaded:
+        """Load a directory of this run by plain transformers, and compare it with what was saved.
+
+        Args:
+            weights: from `weights()`.
+            merged: whether the adapter was added to the weights of the base model.
+            seconds: as in `reload.check_reload`.
+
+        Raises:
+            CheckpointError, TrainingError: when it does not load, or gives other rewards.
+        """
+        saved = self.merged_dtype if merged else self.saved_dtype
+        return check_reload(
+            directory, adapter=self.adapter is not None and not merged, loading=None if merged else self.loading,
+            narrowest=narrowest_of(saved, self.narrowest), saved=saved, weights=None if merged else weights,
+            seconds=seconds,
+        )  # fmt: skip
 
     def write_plots(self) -> list[Path]:
         """The pictures of the run so far."""

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rm_experiments.config.schema import FinalModel
 from rm_experiments.data.tokens import TokenizedPairs
-from rm_experiments.errors import TrainingError
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.sanity import findings
 from rm_experiments.evaluation.swapped import swapped_probe
-from rm_experiments.modeling.directory import NUM_PROBES, load_weights, reload_difference, write_probe
+from rm_experiments.modeling.directory import NUM_PROBES, load_weights, write_probe
 from rm_experiments.modeling.loading import open_saved
 from rm_experiments.modeling.merging import merge_adapter, save_full
 from rm_experiments.modeling.probe_rows import read_rows
+from rm_experiments.modeling.reload import Reloaded
+from rm_experiments.modeling.reward_scale import RewardScale, check_folded, fold, scale_of
+from rm_experiments.reporting.markdown import without_paths
 from rm_experiments.runner.session import Session
 from rm_experiments.training.checkpoints import commit_directory, remove
 
-_RELOAD_TOLERANCE = 1e-4
-"""Relative to the largest probe reward. A float32 model that differs by more after loading was saved wrongly."""
+_REFERENCE_PAIRS = 1024
+"""Of a set that was not evaluated with the final weights."""
+
+
+@dataclass(kw_only=True)
+class HandedOver:
+    """What is known of the model in `final/`."""
+
+    reloaded: Reloaded
+    scale: RewardScale
+
+    def plain(self) -> dict[str, Any]:
+        """For summary.json."""
+        return {
+            "reload_difference": self.reloaded.difference,
+            "reload_tolerance": self.reloaded.tolerance,
+            "batch_invariance": self.reloaded.invariance or None,
+            "reward_normalization": self.scale.plain(),
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        scale = self.scale
+        found = [f"Loaded again with plain transformers: rewards differ by at most {self.reloaded.difference:.1e}"]
+        if scale.folded is not None and not scale.folded["mean"]:
+            found.append(
+                f"Rewards have standard deviation 1 on {scale.source}; their mean there, {scale.mean:.3g}, stays: the "
+                "reward head has no bias"
+            )
+        elif scale.folded is not None:
+            found.append(f"Rewards have mean 0 and standard deviation 1 on {scale.source}")
+        return found
 
 
 def final_step(session: Session) -> int:
@@ -34,68 +66,99 @@ def final_step(session: Session) -> int:
     return session.best_step
 
 
-def save_final(session: Session) -> float:
+def save_final(session: Session) -> HandedOver | None:
     """Write `final/` and check that plain transformers gives the same rewards. Called on every process.
 
     Returns:
-        The largest difference of a probe reward after loading.
+        What was found, on the main process.
 
     Raises:
-        TrainingError: when the rewards differ although the weights were saved in full precision.
+        TrainingError: when weights or rewards are others after loading.
         CheckpointError: when the directory does not load.
     """
     artifacts, step = session.artifacts, final_step(session)
+    found = None
     with session.watchdog.paused():
         if step != session.step:
             load_weights(session.store.path(step), artifacts.built.reward_model)
             session.recall(step)
         pairs = next(iter(session.evaluation.values()), artifacts.prepared.train)
+        _look(session, pairs)
+        scale = _scale(session, step)
         probe_pairs = pairs.first(NUM_PROBES)
         probe = session.measure(probe_pairs)
-        _look(session, pairs)
-        weights, difference = artifacts.weights(), 0.0
+        weights = artifacts.weights()
         if artifacts.accelerator.is_main_process:
-            difference = _write(session, step, probe_pairs, probe, weights)
+            found = _write(session, step, probe_pairs, probe, weights, scale)
         artifacts.accelerator.wait_for_everyone()
-    return difference
+    return found
+
+
+def _scale(session: Session, step: int) -> RewardScale:
+    """Mean and deviation of the rewards, which are taken out of them where that is asked for."""
+    artifacts, splits = session.artifacts, session.artifacts.prepared.splits
+    name = next(iter(session.evaluation), None)
+    if name is not None and session.records_step == step:
+        pairs, records = session.evaluation[name], artifacts.records[name]
+    else:
+        pairs = (artifacts.prepared.train if name is None else session.evaluation[name]).first(_REFERENCE_PAIRS)
+        records = session.measure(pairs)
+    split = splits.train if name is None else splits.evaluation[name]
+    source = f"{name or 'train'} ({without_paths(split.source)})"
+    scale = _scale_of(records, source)
+    if session.config.checkpoint.fold_normalization:
+        folded = fold(artifacts.built.reward_model, scale)
+        scale = _scale_of(session.measure(pairs), source)
+        scale.folded = folded
+        check_folded(scale, folded, artifacts.precision)
+    return scale
+
+
+def _scale_of(records: Records, source: str) -> RewardScale:
+    return scale_of(records["reward_chosen"], records["reward_rejected"], records["weight"], source)
 
 
 def _write(
-    session: Session, step: int, probe_pairs: TokenizedPairs, probe: Records, weights: dict[str, Tensor]
-) -> float:
+    session: Session, step: int, probe_pairs: TokenizedPairs, probe: Records, weights: dict[str, Tensor],
+    scale: RewardScale,
+) -> HandedOver:  # fmt: skip
     artifacts, trainer = session.artifacts, session.trainer
     epochs = trainer.plan.pairs_before(step) / trainer.plan.num_pairs
     plots = artifacts.write_plots()
     session.tracker.log_pictures(session.step, plots)
-    sanity = [one.plain() for one in session.findings or ()]
-    card: dict[str, Any] = {"status": "finished", "plots": plots, "findings": sanity}
     merge = artifacts.config.adapter.merge
-    saved_dtype = artifacts.merged_dtype if merge else artifacts.saved_dtype
-    dtype = next(artifacts.built.reward_model.parameters()).dtype
-    exact = artifacts.precision == "fp32" and saved_dtype == dtype == torch.float32
-    scale = max(1.0, float(np.abs([probe["reward_chosen"], probe["reward_rejected"]]).max()))
-    result = [0.0]
+    found: list[Reloaded] = []
+
+    def check(directory: Path) -> dict[str, Any]:
+        if merge:
+            _merge(directory, artifacts.merged_dtype)
+        reloaded = artifacts.check_reload(directory, weights, merge, artifacts.seconds)
+        found.append(reloaded)
+        return reloaded_in_card(reloaded)
+
+    card: dict[str, Any] = {
+        "status": "finished", "plots": plots, "findings": [one.plain() for one in session.findings or ()],
+        "reward_normalization": scale.plain(), "merged": merge,
+    }  # fmt: skip
+    write_model = artifacts.model_writer(weights, step, epochs, trainer.max_steps, check, **card)
 
     def write(directory: Path) -> None:
         write_probe(directory, probe_pairs, probe["reward_chosen"], probe["reward_rejected"])
-        artifacts.model_writer(weights, step, epochs, trainer.max_steps, **card)(directory)
-        if merge:
-            _merge(directory, saved_dtype)
-        loading = None if merge else artifacts.loading
-        result[0] = reload_difference(directory, artifacts.adapter is not None and not merge, loading)
-        if exact and result[0] > _RELOAD_TOLERANCE * scale:
-            raise TrainingError(f"the saved model gives other rewards after loading (by {result[0]:.2g})")
-        note = None if exact else f"trained in {artifacts.precision}, saved as {saved_dtype}"
-        reloaded = {
-            "reload_difference": result[0], "reload_rows": 2 * len(probe_pairs), "max_precision_note": note,
-        }  # fmt: skip
-        artifacts.write_card(directory, step, epochs, trainer.max_steps, merged=merge, **card, **reloaded)
+        write_model(directory)
 
     # A run that ended between this directory and its summary has one already.
     remove(artifacts.run_dir.path / "final")
     facts = {"step": step, "run_id": session.store.run_id, "identity": session.store.identity}
     commit_directory(artifacts.run_dir.path / "final", write, facts)
-    return result[0]
+    return HandedOver(reloaded=found[0], scale=scale)
+
+
+def reloaded_in_card(found: Reloaded) -> dict[str, Any]:
+    """What a card says of it."""
+    return {
+        "reload_difference": found.difference, "reload_rows": found.num_rows, "reload_tolerance": found.tolerance,
+        "batch_invariance": found.invariance or None,
+    }  # fmt: skip
 
 
 def _merge(directory: Path, dtype: torch.dtype) -> None:

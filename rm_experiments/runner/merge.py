@@ -43,7 +43,7 @@ _BESIDE = 2**22
 """Bytes of tokenizer, card and the like."""
 _NOT_SHAPE = (
     "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "id2label", "label2id",
-    "reward_normalization", "bos_token_id", "eos_token_id", "problem_type",
+    "reward_normalization", "reward_model", "bos_token_id", "eos_token_id", "problem_type",
 )  # fmt: skip
 """Of config.json: what may differ between models that are averaged; tokens are compared in the tokenizers."""
 

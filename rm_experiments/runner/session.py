@@ -72,6 +72,8 @@ class Session:
         self.best_step: int | None = None
         self.evaluated_step: int | None = None
         """Step of the newest evaluation."""
+        self.records_step: int | None = None
+        """Step of the evaluation whose records of all sets `artifacts` holds."""
         self.stale = 0
         """Evaluations since the best one."""
         self.findings: list[Finding] | None = None
@@ -203,11 +205,12 @@ class Session:
             CheckpointError: when a file of it is gone or damaged.
         """
         objective = objective_of(self.config.loss)
-        self.latest = {}
+        self.latest, self.records_step = {}, step
         for name in self.evaluation:
             path = self._records_path(step, name)
             if not path.exists() and self.artifacts.run_dir.changes:
                 # A set that came with what was changed.
+                self.records_step = None
                 continue
             try:
                 records = read_records(path)
@@ -320,7 +323,7 @@ class Session:
                 path = self._records_path(step, name)
                 write_records(records, path)
                 self._unflushed |= {path, path.parent, path.parent.parent, self.artifacts.run_dir.path}
-        self.evaluated_step = step
+        self.evaluated_step = self.records_step = step
         if not self._main:
             return
         values = self.latest

@@ -29,7 +29,7 @@ from rm_experiments.reporting.tracking import check_tracker
 from rm_experiments.runner.artifacts import Artifacts
 from rm_experiments.runner.building import ready_model
 from rm_experiments.runner.dry_run import dry_run_lines
-from rm_experiments.runner.final import final_step, save_final
+from rm_experiments.runner.final import HandedOver, final_step, save_final
 from rm_experiments.runner.identity import identity_of
 from rm_experiments.runner.lock import check_lock
 from rm_experiments.runner.paths import check_paths
@@ -207,9 +207,11 @@ def _supervise(
     run_dir, main = artifacts.run_dir, artifacts.accelerator.is_main_process
     session, beginning = _ready(artifacts, trainer, console, stop, resume_from)
     status, error = "failed", None
+    handed_over: HandedOver | None = None
 
     def leave_summary() -> None:
         summary = _summary(artifacts, trainer, session, status, error)
+        summary |= {} if handed_over is None else handed_over.plain()
         # What ended the run matters more than a disk that is full or a tracker that fails.
         with contextlib.suppress(OSError):
             write_json(run_dir.path / SUMMARY_FILE, summary)
@@ -238,7 +240,7 @@ def _supervise(
         if beginning.checkpoint is not None:
             console.info(f"Going on from {beginning.checkpoint} (step {session.step} of {trainer.max_steps}).")
         status = session.run()
-        difference = save_final(session) if status == "finished" else None
+        handed_over = save_final(session) if status == "finished" else None
         if main and status == "finished":
             with session.watchdog.paused():
                 session.tracker.log_model(run_dir.path / "final", final_step(session), final=True)
@@ -267,7 +269,7 @@ def _supervise(
         console.result(f"Interrupted at step {session.step}; a checkpoint is in {session.store.path(session.step)}.")
         console.result(f"Go on with the same command and  run_dir={run_dir.path}")
     elif main:
-        _closing_words(artifacts, session, console, difference, closing)
+        _closing_words(artifacts, session, console, handed_over, closing)
     return result
 
 
@@ -319,7 +321,7 @@ def peak_memory_mb() -> float:
 
 
 def _closing_words(
-    artifacts: Artifacts, session: Session, console: RunConsole, difference: float | None, closing: list[str]
+    artifacts: Artifacts, session: Session, console: RunConsole, handed_over: HandedOver | None, closing: list[str]
 ) -> None:
     config, path = artifacts.config, artifacts.run_dir.path
     console.result()
@@ -339,7 +341,9 @@ def _closing_words(
         console.result(f"Loss {latest['eval_loss']:.4f} (chance {math.log(2):.4f}), margin {latest['eval_margin']:.3f}")
     for finding in session.findings or ():
         console.result(finding.line, style="bold red" if finding.severity == SERIOUS else "yellow")
-    console.result(f"Loaded again with plain transformers: rewards differ by at most {difference:.1e}")
+    assert handed_over is not None
+    for line in handed_over.lines():
+        console.result(line)
     console.result()
     console.result(f"Model        {path / 'final'}   (README.md there is its card)")
     console.result(f"Numbers      {path / METRICS_FILE}, {path / SUMMARY_FILE}, {path / 'eval'}, {path / 'plots'}")

@@ -75,7 +75,7 @@ def card(**changes: Any) -> CardInputs:
         "environment": {"torch": "2.13.0", "git_commit": None, "gpus": ["A", "B"]},
         "reload_difference": 0.00123,
         "reload_rows": 16,
-        "max_precision_note": "trained in bf16",
+        "reload_tolerance": 0.0349,
         "findings": [],
         "tags": ["mine"],
         "wandb_url": "https://wandb.ai/a/b/runs/c",
@@ -309,7 +309,8 @@ def test_environment_and_reload_check() -> None:
     text = render_model_card(card())
     assert table_after(text, "What")[2:] == ["| torch | 2.13.0 |", "| gpus | A, B |"]
     assert "16 answers were scored again" in text
-    assert "the rewards of the run: 0.0012 (trained in bf16)." in text
+    how = "trained in bf16, saved as bfloat16; more than 0.035 would have failed the run"
+    assert f"the rewards of the run: 0.0012 ({how})." in text
     assert "were not compared" in render_model_card(card(reload_difference=None))
 
 

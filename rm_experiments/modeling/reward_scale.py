@@ -1,0 +1,98 @@
+"""Mean and standard deviation of a model's rewards on a reference set, and a head that takes them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from rm_experiments.errors import TrainingError
+from rm_experiments.modeling.reward_model import RewardModel
+
+_TOLERANCE = {"fp32": 1e-3, "bf16": 0.05, "fp16": 0.01}
+"""By the backbone's arithmetic: how far from 0 and 1 the folded rewards may be."""
+
+
+@dataclass(kw_only=True)
+class RewardScale:
+    """Of all chosen and rejected rewards of a reference set."""
+
+    mean: float
+    std: float
+    num_rewards: int
+    source: str
+    """Where the pairs come from."""
+    folded: dict[str, float] | None = None
+    """What was taken out of the rewards by way of the head: `mean` was subtracted, then they were divided by `std`."""
+
+    def plain(self) -> dict[str, Any]:
+        """For config.json."""
+        values = {"mean": self.mean, "std": self.std, "num_rewards": self.num_rewards, "source": self.source}
+        return values if self.folded is None else {**values, "folded": self.folded}
+
+
+def scale_of(chosen: NDArray[Any], rejected: NDArray[Any], weight: NDArray[Any], source: str) -> RewardScale:
+    """Weighted mean and (population) standard deviation, as `eval_mean_reward` and `eval_std_reward` are.
+
+    Args:
+        chosen, rejected, weight: [n] of the pairs.
+    """
+    rewards, weights = np.concatenate([chosen, rejected]), np.concatenate([weight, weight])
+    total = weights.sum()
+    mean = float((rewards * weights).sum() / total)
+    variance = float((np.square(rewards - mean) * weights).sum() / total)
+    return RewardScale(mean=mean, std=variance**0.5, num_rewards=len(rewards), source=source)
+
+
+def fold(reward_model: RewardModel, scale: RewardScale) -> dict[str, float]:
+    """Change the head so that rewards become (reward - mean) / std, or reward / std where the head has no bias.
+
+    The heads of decoders in transformers are without: then rewards keep a mean, which changes no comparison.
+
+    Returns:
+        What was taken out: `mean` and `std`.
+
+    Raises:
+        TrainingError: when all rewards are the same.
+    """
+    if not scale.std > 0:
+        raise TrainingError(
+            f"checkpoint.fold_normalization=true: all rewards of {scale.source} are {scale.mean:.4g}, which cannot be "
+            "given a standard deviation of 1; try checkpoint.fold_normalization=false"
+        )
+    head = trained_head(reward_model)
+    mean = 0.0 if head.bias is None else scale.mean
+    with torch.no_grad():
+        head.weight.div_(scale.std)
+        if head.bias is not None:
+            head.bias.sub_(mean).div_(scale.std)
+    return {"mean": mean, "std": scale.std}
+
+
+def trained_head(reward_model: RewardModel) -> nn.Linear:
+    """The layer that gives the reward; with an adapter the trained copy of it."""
+    linear = [
+        module for module in reward_model.model.modules() if isinstance(module, nn.Linear) and module.out_features == 1
+    ]
+    return [one for one in linear if one.weight.requires_grad][-1]
+
+
+def check_folded(measured: RewardScale, folded: dict[str, float], precision: str) -> None:
+    """Refuse rewards that, measured again with the folded head, have not the mean and deviation that they must have.
+
+    Raises:
+        TrainingError: with what was measured.
+    """
+    limit = _TOLERANCE[precision]
+    off = abs(measured.std - 1)
+    if folded["mean"]:
+        off = max(off, abs(measured.mean))
+    if not off <= limit:
+        raise TrainingError(
+            f"checkpoint.fold_normalization=true: with the folded head rewards have mean {measured.mean:.4g} and "
+            f"standard deviation {measured.std:.4g}"
+        )
