@@ -215,8 +215,9 @@ class CheckpointConfig:
     """Load every checkpoint with plain transformers in a process of its own before it counts, and fail when 16 probe
     rewards differ; `final/` is checked in any case."""
     fold_normalization: bool = False
-    """Change the head of `final/` so that its rewards have mean 0 and standard deviation 1 on the main evaluation set;
-    heads without a bias (decoders): standard deviation 1, the mean stays. Metrics are those from before."""
+    """Change the head of `final/` so that its rewards have mean 0 and standard deviation 1 on the main evaluation set
+    (without one, the first 1,024 training pairs); heads without a bias (decoders): standard deviation 1, the mean
+    stays. The run's metrics are those from before."""
 
 
 @dataclass(kw_only=True)

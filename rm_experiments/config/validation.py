@@ -246,6 +246,11 @@ def _checkpoint(config: RunConfig) -> None:
         )  # fmt: skip
     if checkpoint.final is FinalModel.best and not checkpoint.keep_best:
         raise ConfigError("checkpoint.final=best needs checkpoint.keep_best=true")
+    if checkpoint.verify and config.adapter.name == "qlora":
+        raise refuse(
+            "checkpoint.verify", True, "a base model of 4 bits is loaded back at the end of the run only",
+            "checkpoint.verify=false",
+        )  # fmt: skip
 
 
 def _tracking(config: RunConfig) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rm_experiments.errors import TrainingError
+from rm_experiments.errors import CheckpointError, TrainingError
 from rm_experiments.modeling.directory import PROBE_FILE, plain_model, plain_rewards
 
 _EXACT = 1e-4
@@ -78,10 +78,13 @@ def check_reload(
         seconds: that the run took so far, for which batch invariance is measured; None: it is not.
 
     Raises:
-        CheckpointError: when it does not load.
-        TrainingError: when weights or rewards are others than those of the run.
+        TrainingError: when it does not load, or weights or rewards are others than those of the run.
     """
-    model, tokenizer = plain_model(directory, adapter, loading)
+    try:
+        model, tokenizer = plain_model(directory, adapter, loading)
+    except CheckpointError as error:
+        reason = " ".join(str(error.__cause__).split())[:300]
+        raise TrainingError(f"the saved model does not load with plain transformers: {reason}") from error
     if weights is not None:
         _compare_weights(model, weights, saved)
     rows = [json.loads(line) for line in (directory / PROBE_FILE).read_text(encoding="utf-8").splitlines()]

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rm_experiments.errors import CheckpointError, TrainingError
+from rm_experiments.errors import TrainingError
 from rm_experiments.modeling.reload import Reloaded
 
 _TYPES = {"float64", "float32", "bfloat16", "float16"}
@@ -22,8 +22,7 @@ def verify_elsewhere(directory: Path, *, adapter: bool, narrowest: Any, saved: A
     """`check_reload` in a fresh process on the CPU, which does not see a signal that stops this one.
 
     Raises:
-        CheckpointError: when the directory does not load.
-        TrainingError: when rewards are others than those of its probe rows.
+        TrainingError: when the directory does not load, or gives other rewards than those of its probe rows.
     """
     asked = {
         "directory": str(directory), "adapter": adapter,
@@ -32,22 +31,22 @@ def verify_elsewhere(directory: Path, *, adapter: bool, narrowest: Any, saved: A
     # Ranks of a distributed run tell their children so; this one stands alone.
     kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     done = subprocess.run(
-        [sys.executable, "-m", __name__, json.dumps(asked)], capture_output=True, text=True, start_new_session=True,
+        [sys.executable, "-m", "rm_experiments.modeling.verifying", json.dumps(asked)],
+        capture_output=True, text=True, start_new_session=True,
         env={**kept, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         reason = " ".join(done.stderr.split())[-300:] or f"exit code {done.returncode}"
-        raise CheckpointError(f"{directory}: could not be checked: {reason}")
+        raise TrainingError(f"the saved model could not be checked: {reason}")
     answer = json.loads(lines[-1])
     if "error" in answer:
-        kind = {"CheckpointError": CheckpointError}.get(answer["kind"], TrainingError)
-        raise kind(answer["error"])
+        raise TrainingError(answer["error"])
     return Reloaded(**answer)
 
 
 def main(text: str) -> dict[str, Any]:
-    """What the process answers: the fields of `Reloaded`, or `kind` and `error`."""
+    """What the process answers: the fields of `Reloaded`, or `error`."""
     import torch
     from transformers.utils import logging as transformers_logging
 
@@ -61,8 +60,8 @@ def main(text: str) -> dict[str, Any]:
             Path(asked["directory"]), adapter=asked["adapter"], loading=None,
             narrowest=getattr(torch, asked["narrowest"]), saved=getattr(torch, asked["saved"]),
         )  # fmt: skip
-    except (CheckpointError, TrainingError) as error:
-        return {"kind": type(error).__name__, "error": str(error)}
+    except TrainingError as error:
+        return {"error": str(error)}
     return vars(found)
 
 

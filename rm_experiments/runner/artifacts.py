@@ -30,6 +30,7 @@ from rm_experiments.modeling.quantising import quantization_text
 from rm_experiments.modeling.reload import Reloaded, check_reload, narrowest_of
 from rm_experiments.modeling.reward_model import DTYPES, BuiltModel, RewardModel
 from rm_experiments.modeling.sharding import is_sharded
+from rm_experiments.modeling.verifying import verify_elsewhere
 from rm_experiments.reporting.model_card import CardInputs, EvalSet, write_model_card
 from rm_experiments.runner.command import is_sweep
 from rm_experiments.runner.environment import git_commit, hardware, versions
@@ -172,6 +173,14 @@ class Artifacts:
             seconds=seconds,
         )  # fmt: skip
 
+    def check_elsewhere(self, directory: Path) -> dict[str, Any]:
+        """The same in a process of its own, while training goes on; for the card."""
+        found = verify_elsewhere(
+            directory, adapter=self.adapter is not None, narrowest=narrowest_of(self.saved_dtype, self.narrowest),
+            saved=self.saved_dtype,
+        )  # fmt: skip
+        return in_card(found)
+
     def write_plots(self) -> list[Path]:
         """The pictures of the run so far."""
         # Not needed for the first step, and the slowest import of those that are not.
@@ -274,6 +283,14 @@ class Artifacts:
         if hub:
             values["hub_id"] = hub[0]
         return values
+
+
+def in_card(found: Reloaded) -> dict[str, Any]:
+    """What a card says of a reload."""
+    return {
+        "reload_difference": found.difference, "reload_rows": found.num_rows, "reload_tolerance": found.tolerance,
+        "batch_invariance": found.invariance or None,
+    }  # fmt: skip
 
 
 def _train_hub_ids(data: DataConfig) -> list[str]:

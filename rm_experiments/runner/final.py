@@ -14,13 +14,14 @@ from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.sanity import findings
 from rm_experiments.evaluation.swapped import swapped_probe
-from rm_experiments.modeling.directory import NUM_PROBES, load_weights, write_probe
+from rm_experiments.modeling.directory import load_weights, write_probe
 from rm_experiments.modeling.loading import open_saved
 from rm_experiments.modeling.merging import merge_adapter, save_full
 from rm_experiments.modeling.probe_rows import read_rows
 from rm_experiments.modeling.reload import Reloaded
 from rm_experiments.modeling.reward_scale import RewardScale, check_folded, fold, scale_of
 from rm_experiments.reporting.markdown import without_paths
+from rm_experiments.runner.artifacts import in_card
 from rm_experiments.runner.session import Session
 from rm_experiments.training.checkpoints import commit_directory, remove
 
@@ -73,8 +74,7 @@ def save_final(session: Session) -> HandedOver | None:
         What was found, on the main process.
 
     Raises:
-        TrainingError: when weights or rewards are others after loading.
-        CheckpointError: when the directory does not load.
+        TrainingError: when it does not load, or weights or rewards are others then.
     """
     artifacts, step = session.artifacts, final_step(session)
     found = None
@@ -82,10 +82,9 @@ def save_final(session: Session) -> HandedOver | None:
         if step != session.step:
             load_weights(session.store.path(step), artifacts.built.reward_model)
             session.recall(step)
-        pairs = next(iter(session.evaluation.values()), artifacts.prepared.train)
-        _look(session, pairs)
+        _look(session, next(iter(session.evaluation.values()), artifacts.prepared.train))
         scale = _scale(session, step)
-        probe_pairs = pairs.first(NUM_PROBES)
+        probe_pairs = session.probe_pairs
         probe = session.measure(probe_pairs)
         weights = artifacts.weights()
         if artifacts.accelerator.is_main_process:
@@ -134,7 +133,7 @@ def _write(
             _merge(directory, artifacts.merged_dtype)
         reloaded = artifacts.check_reload(directory, weights, merge, artifacts.seconds)
         found.append(reloaded)
-        return reloaded_in_card(reloaded)
+        return in_card(reloaded)
 
     card: dict[str, Any] = {
         "status": "finished", "plots": plots, "findings": [one.plain() for one in session.findings or ()],
@@ -151,14 +150,6 @@ def _write(
     facts = {"step": step, "run_id": session.store.run_id, "identity": session.store.identity}
     commit_directory(artifacts.run_dir.path / "final", write, facts)
     return HandedOver(reloaded=found[0], scale=scale)
-
-
-def reloaded_in_card(found: Reloaded) -> dict[str, Any]:
-    """What a card says of it."""
-    return {
-        "reload_difference": found.difference, "reload_rows": found.num_rows, "reload_tolerance": found.tolerance,
-        "batch_invariance": found.invariance or None,
-    }  # fmt: skip
 
 
 def _merge(directory: Path, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from rm_experiments.evaluation.schedule import evaluation_steps
 from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import Stopped, StopRequest
 from rm_experiments.launch.watchdog import Watchdog
-from rm_experiments.modeling.directory import load_weights, save_master_weights
+from rm_experiments.modeling.directory import NUM_PROBES, load_weights, save_master_weights, write_probe
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.tracking import NoTracker, Tracker
 from rm_experiments.runner.alarms import Alarms
@@ -262,6 +263,11 @@ class Session:
         every = self.config.train.log_every_steps
         return self.step % every or min(every, self.step)
 
+    @cached_property
+    def probe_pairs(self) -> TokenizedPairs:
+        """The pairs whose rewards a loaded model must give."""
+        return next(iter(self.evaluation.values()), self.artifacts.prepared.train).first(NUM_PROBES)
+
     def measure(self, pairs: TokenizedPairs, should_stop: Callable[[], bool] = lambda: False) -> Records:
         """The records of some pairs by the model as it is now."""
         accelerator = self.trainer.accelerator
@@ -376,23 +382,31 @@ class Session:
             ranks.on_main(lambda: self._saver.check_space(self.step))
             shards = Shards(self.store.root, self.step)
             shards.write(tensors.pop("optimizer"))
+        probe = self.measure(self.probe_pairs) if self.config.checkpoint.verify else None
         weights = self.artifacts.weights()
         if not self._main:
             self._saver.saved_step = self.step
             return
         if self.artifacts.metrics_log.path.exists():
             self._unflushed.add(self.artifacts.metrics_log.path)
-        write = self._writer(tensors, weights, shards)
+        write = self._writer(tensors, weights, shards, probe)
         self._saver.save(self.step, write, is_best, sorted(self._unflushed), 0 if shards is None else shards.size)
         self._unflushed.clear()
 
-    def _writer(self, tensors: StateTensors, weights: Tensors, shards: Shards | None) -> Callable[[Path], None]:
-        """A function that writes the checkpoint of this moment."""
+    def _writer(
+        self, tensors: StateTensors, weights: Tensors, shards: Shards | None, probe: Records | None
+    ) -> Callable[[Path], None]:
+        """A function that writes the checkpoint of this moment.
+
+        Args:
+            probe: of the probe rows, to be compared with after loading; None: it is not loaded.
+        """
         artifacts, trainer = self.artifacts, self.trainer
         status, plots = f"in training, step {self.step} of {trainer.max_steps}", artifacts.recent_plots()
         write_model = artifacts.model_writer(
-            weights, self.step, trainer.epoch, trainer.max_steps, status=status, plots=plots
-        )
+            weights, self.step, trainer.epoch, trainer.max_steps, None if probe is None else artifacts.check_elsewhere,
+            status=status, plots=plots,
+        )  # fmt: skip
         extra = {
             "best": finite(self.best), "best_step": self.best_step, "evaluated_step": self.evaluated_step,
             "stale": self.stale, "seconds": artifacts.seconds,
@@ -401,6 +415,8 @@ class Session:
         values = collect_values(trainer, extra)
 
         def write(directory: Path) -> None:
+            if probe is not None:
+                write_probe(directory, self.probe_pairs, probe["reward_chosen"], probe["reward_rejected"])
             write_model(directory)
             write_state(directory / "state", tensors, values)
             if shards is not None:
