@@ -53,7 +53,7 @@ def tolerance(narrowest: torch.dtype, num_layers: int, scale: float) -> float:
 
     Args:
         narrowest: of the types of saved weights, trained weights and arithmetic.
-        scale: the largest reward, at least 1.
+        scale: the largest reward, at least what 1 was in training.
     """
     if narrowest in (torch.float32, torch.float64):
         return _EXACT * scale
@@ -67,7 +67,7 @@ def narrowest_of(*dtypes: torch.dtype) -> torch.dtype:
 
 def check_reload(
     directory: Path, *, adapter: bool, loading: dict[str, Any] | None, narrowest: torch.dtype,
-    saved: torch.dtype, weights: Mapping[str, Tensor] | None = None, seconds: float | None = None,
+    saved: torch.dtype, weights: Mapping[str, Tensor] | None = None, seconds: float | None = None, unit: float = 1.0,
 ) -> Reloaded:  # fmt: skip
     """Load `directory` by plain transformers (peft) in a fresh object and compare it with its probe rows.
 
@@ -76,6 +76,7 @@ def check_reload(
         saved: type of the saved weights.
         weights: what was saved, by the names of the loaded model; None: rewards alone are compared.
         seconds: that the run took so far, for which batch invariance is measured; None: it is not.
+        unit: what a reward of 1 in training is in this model; scaled rewards have scaled errors.
 
     Raises:
         TrainingError: when it does not load, or weights or rewards are others than those of the run.
@@ -96,7 +97,7 @@ def check_reload(
         # Rewards that are no numbers are no agreement either.
         difference = float(np.maximum(difference, np.abs(rewards - measured[side::2]).max()))
     took = time.monotonic() - began
-    scale = max(1.0, float(np.abs(measured).max()))
+    scale = max(unit, float(np.abs(measured).max()))
     found = Reloaded(
         difference=difference, num_rows=len(sequences),
         tolerance=tolerance(narrowest, model.config.get_text_config().num_hidden_layers, scale),

@@ -29,6 +29,11 @@ class RewardScale:
     folded: dict[str, float] | None = None
     """What was taken out of the rewards by way of the head: `mean` was subtracted, then they were divided by `std`."""
 
+    @property
+    def unit(self) -> float:
+        """What a reward of 1 in training is now."""
+        return 1.0 if self.folded is None else 1 / self.folded["std"]
+
     def plain(self) -> dict[str, Any]:
         """For config.json."""
         values = {"mean": self.mean, "std": self.std, "num_rewards": self.num_rewards, "source": self.source}

@@ -153,15 +153,13 @@ class Artifacts:
 
         return write
 
-    def check_reload(
-        self, directory: Path, weights: dict[str, Tensor], merged: bool = False, seconds: float | None = None
-    ) -> Reloaded:
-        """Load a directory of this run by plain transformers, and compare it with what was saved.
+    def check_reload(self, directory: Path, weights: dict[str, Tensor], merged: bool, unit: float) -> Reloaded:
+        """Load `final/` by plain transformers, and compare it with what was saved.
 
         Args:
             weights: from `weights()`.
             merged: whether the adapter was added to the weights of the base model.
-            seconds: as in `reload.check_reload`.
+            unit: as in `reload.check_reload`.
 
         Raises:
             CheckpointError, TrainingError: when it does not load, or gives other rewards.
@@ -170,7 +168,7 @@ class Artifacts:
         return check_reload(
             directory, adapter=self.adapter is not None and not merged, loading=None if merged else self.loading,
             narrowest=narrowest_of(saved, self.narrowest), saved=saved, weights=None if merged else weights,
-            seconds=seconds,
+            seconds=self.seconds, unit=unit,
         )  # fmt: skip
 
     def check_elsewhere(self, directory: Path) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _write(
     def check(directory: Path) -> dict[str, Any]:
         if merge:
             _merge(directory, artifacts.merged_dtype)
-        reloaded = artifacts.check_reload(directory, weights, merge, artifacts.seconds)
+        reloaded = artifacts.check_reload(directory, weights, merge, scale.unit)
         found.append(reloaded)
         return in_card(reloaded)
 
