@@ -70,18 +70,23 @@ def fold(reward_model: RewardModel, scale: RewardScale) -> dict[str, float]:
             "given a standard deviation of 1; try checkpoint.fold_normalization=false"
         )
     head = trained_head(reward_model)
-    mean = 0.0 if head.bias is None else scale.mean
+    # Of several heads the reward is a weighted sum: what each of them gives away adds up to the mean.
+    total = sum(reward_model.heads.weights)
+    mean = 0.0 if head.bias is None or not total else scale.mean
     with torch.no_grad():
         head.weight.div_(scale.std)
         if head.bias is not None:
-            head.bias.sub_(mean).div_(scale.std)
+            head.bias.sub_(mean / (total or 1)).div_(scale.std)
     return {"mean": mean, "std": scale.std}
 
 
 def trained_head(reward_model: RewardModel) -> nn.Linear:
     """The layer that gives the reward; with an adapter the trained copy of it."""
+    number = len(reward_model.heads)
     linear = [
-        module for module in reward_model.model.modules() if isinstance(module, nn.Linear) and module.out_features == 1
+        module
+        for module in reward_model.model.modules()
+        if isinstance(module, nn.Linear) and module.out_features == number
     ]
     return [one for one in linear if one.weight.requires_grad][-1]
 

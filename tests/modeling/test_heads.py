@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from rm_experiments.config.adapter_schema import AdapterConfig
-from rm_experiments.config.heads import heads_of
+from rm_experiments.config.heads import Heads, heads_of
 from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.config.schema import ModelConfig, RunConfig
 from rm_experiments.errors import CheckpointError
@@ -27,6 +27,7 @@ from rm_experiments.modeling.directory import copied_weights, load_weights, save
 from rm_experiments.modeling.heads import add_heads, load_heads
 from rm_experiments.modeling.loading import load_saved, open_saved
 from rm_experiments.modeling.reward_model import BuiltModel, build_reward_model, last_linear, load_model_config
+from rm_experiments.modeling.reward_scale import RewardScale, fold
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 ENSEMBLE, ODIN = heads_of(RunConfig(loss=LossConfig(num_heads=3))), heads_of(RunConfig(loss=LossConfig(name="odin")))
@@ -122,6 +123,21 @@ def test_an_adapter_saves_one_head_and_all(base: Path, tokenizer: PreTrainedToke
     with torch.no_grad():
         again = loaded.reward(loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
     assert again == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("heads", [ENSEMBLE, Heads(kind="attributes", names=("a", "b"), weights=(2.0, -0.5))])
+def test_a_scale_is_folded_into_all_heads(base: Path, tokenizer: PreTrainedTokenizerBase, heads: Heads) -> None:
+    model = built(base, tokenizer, heads).reward_model.eval()
+    ids = torch.randint(5, 100, (4, 7), generator=torch.Generator().manual_seed(1))
+
+    def rewards() -> torch.Tensor:
+        with torch.no_grad():
+            return model.reward(model.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
+
+    before = rewards()
+    folded = fold(model, RewardScale(mean=0.25, std=2.0, num_rewards=8, source="x"))
+    assert folded == {"mean": 0.25 if last_linear(model).bias is not None else 0.0, "std": 2.0}
+    assert rewards() == pytest.approx(((before - folded["mean"]) / 2).numpy(), abs=1e-6)
 
 
 def test_heads_of_another_model_are_refused(base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
