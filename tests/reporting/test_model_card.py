@@ -524,3 +524,28 @@ def test_the_snippet_runs_and_prints_two_rewards(
         inputs = card(text_as=text_as, bos_token="<bos>", eos_token="<eos>")
         exec(code_block(render_model_card(inputs), "python"), {})
         assert re.fullmatch(r"chosen -?\d\S*\nrejected -?\d\S*\n", capsys.readouterr().out)
+
+
+def test_what_else_rewards_depend_on_and_their_scale() -> None:
+    found = {"small_batches_padded_right": 2e-7, "one_batch_padded_right": 3e-7, "one_batch_padded_left": 0.4}
+    scale = {"mean": 1.5, "std": 2.0, "num_rewards": 2000, "source": "eval (/home/someone/x.parquet)"}
+    text = render_model_card(card(batch_invariance={**found, "alone_bf16": None}, reward_normalization=scale))
+    assert table_after(text, "Scored")[2:] == [
+        "| 3 at a time, padded on the right | 2.0e-07 |",
+        "| all in one batch, padded on the right | 3.0e-07 |",
+        "| all in one batch, padded on the left | 4.0e-01 |",
+        "| alone, in bfloat16 arithmetic | not measured |",
+    ]
+    assert "**Pad on the right**" in text
+    assert "Over the 2,000 rewards of eval (x.parquet): mean 1.5000, standard deviation 2.0000;" in text
+    assert "The head was changed" not in text
+    with_bias = render_model_card(card(reward_normalization={**scale, "folded": {"mean": 1.5, "std": 2.0}}))
+    assert (
+        "rewards were lowered by 1.5 and divided by 2 (`checkpoint.fold_normalization=true`). Loss, margins"
+        in with_bias
+    )
+    without = render_model_card(card(reward_normalization={**scale, "folded": {"mean": 0.0, "std": 2.0}}))
+    assert "rewards were divided by 2 (`checkpoint.fold_normalization=true`). The mean stays" in without
+    neither = render_model_card(card(batch_invariance={**found, "one_batch_padded_left": 1e-7}))
+    assert "**Pad on the right**" not in neither
+    assert "## Reward scale" not in neither
