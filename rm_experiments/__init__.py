@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from rm_experiments.config.compare_schema import CompareConfig
     from rm_experiments.config.evaluation_schema import EvaluationConfig
     from rm_experiments.config.merge_schema import MergeConfig
+    from rm_experiments.config.push_schema import PushConfig
     from rm_experiments.config.schema import RunConfig
+    from rm_experiments.reporting.hub_upload import Pushed
     from rm_experiments.runner.compare import CompareResult
     from rm_experiments.runner.evaluate import EvaluationResult
     from rm_experiments.runner.look import LookResult
@@ -73,3 +75,10 @@ def merge(config: MergeConfig) -> MergeResult:
     from rm_experiments.runner.merge import merge_models
 
     return merge_models(config)
+
+
+def push(config: PushConfig) -> list[Pushed]:
+    """Push saved models to the Hub, as `rm-push` does; see `rm_experiments.runner.push.push_models`."""
+    from rm_experiments.runner.push import push_models
+
+    return push_models(config, lambda line: None)

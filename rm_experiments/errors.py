@@ -25,6 +25,10 @@ class TrainingError(RuntimeError):
     """The run failed although its input was valid (a non-finite loss, say). Commands exit with code 1."""
 
 
+class PushError(RuntimeError):
+    """An upload to the Hub failed although the input was valid (no network, say). Commands exit with code 1."""
+
+
 class OutOfMemoryError(TrainingError):
     """Of one process; the others do not know of it."""
 

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rm_experiments.config.compose import explain, null_section
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.schema import RunConfig
-from rm_experiments.errors import ConfigError, HangError, OutOfMemoryError, TrainingError, UserError
+from rm_experiments.errors import ConfigError, HangError, OutOfMemoryError, PushError, TrainingError, UserError
 from rm_experiments.launch import ranks, watchdog
 from rm_experiments.launch.signals import exit_on_signals
 
@@ -56,6 +56,8 @@ def one_line_errors(program: str, arguments: list[str], schema: type = RunConfig
         refuse(program, str(error), watchdog.EXIT_CODE)
     except TrainingError as error:
         refuse(program, f"the run failed: {error}", 1, any_rank=isinstance(error, OutOfMemoryError))
+    except PushError as error:
+        refuse(program, str(error), 1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

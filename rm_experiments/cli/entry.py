@@ -33,6 +33,11 @@ def rm_merge() -> None:
     _enter("rm-merge", "merge")
 
 
+def rm_push() -> None:
+    """`rm-push`."""
+    _enter("rm-push", "push")
+
+
 def rm_dashboard() -> None:
     """`rm-dashboard`."""
     _enter("rm-dashboard", "dashboard")

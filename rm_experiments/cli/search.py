@@ -19,6 +19,7 @@ from rm_experiments.cli.sweep import check_job, conclude, open_sweep
 from rm_experiments.config.changes import flat_settings, is_free, shown
 from rm_experiments.config.compose import explain, to_plain
 from rm_experiments.config.grid import JobComposer
+from rm_experiments.config.hub_validation import refuse_revision_of_search
 from rm_experiments.config.rules import lower_is_better
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.config.search_schema import OptunaSettings, SearchSettings, to_settings
@@ -55,6 +56,7 @@ def run_search(
     compose = JobComposer(loader, config).compose
     base = check_space(compose, space, fixed)
     check_job(base)
+    refuse_revision_of_search(base)
     check_evaluates(base)
     minimize = lower_is_better(base.objective) if found.direction is None else found.direction == "minimize"
     identity = _identity(found, space, base, minimize)

@@ -19,6 +19,7 @@ from rm_experiments.cli.job import count_gpus, in_child
 from rm_experiments.config.changes import config_hash, flat_settings, shown
 from rm_experiments.config.compose import to_plain
 from rm_experiments.config.grid import JobComposer, combinations, swept_keys
+from rm_experiments.config.hub_validation import check_pushes
 from rm_experiments.config.schema import Device, RunConfig
 from rm_experiments.errors import ConfigError, UserError
 from rm_experiments.launch import ranks
@@ -65,6 +66,7 @@ def run_grid(
     jobs = combinations(OverridesParser.create(config_loader=loader), params, arguments)
     composer = JobComposer(loader, config)
     configs = [composer.compose(job) for job in jobs]
+    check_pushes(configs)
     if not hasattr(launcher, "executor"):
         return _with_another_launcher(launcher, config, jobs)
     return _run_all(launcher, config, jobs, configs)
@@ -152,6 +154,7 @@ def _run_all(launcher: Any, config: DictConfig, jobs: list[list[str]], configs: 
     for one in configs:
         check_job(one)
     check_different(configs)
+    check_pushes(configs)
     base = configs[0]
     differing = swept_keys(jobs)
     with stop_on_signals() as stop, open_sweep(launcher, config, base, stop) as sweep:

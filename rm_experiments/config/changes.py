@@ -12,7 +12,7 @@ from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import ConfigError
 
 # Sections and keys that may differ when a run goes on: they say where and how it computes, not what.
-_FREE_SECTIONS = ("tracking", "launch", "run_dir", "resume", "objective", "dry_run", "allow_changes")
+_FREE_SECTIONS = ("tracking", "hub", "launch", "run_dir", "resume", "objective", "dry_run", "allow_changes")
 _FREE_KEYS = (
     "train.max_hours", "train.hang_seconds", "train.profile_steps",
     "train.micro_batch_tokens", "train.layout", "train.device", "train.log_every_steps", "eval.micro_batch_tokens",

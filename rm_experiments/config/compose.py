@@ -25,6 +25,7 @@ from rm_experiments.config.data_schema import DataConfig, EvalSetConfig, Mixture
 from rm_experiments.config.evaluation_schema import EvaluationConfig, check_evaluation
 from rm_experiments.config.merge_schema import MergeConfig
 from rm_experiments.config.paths import conf_dir
+from rm_experiments.config.push_schema import PushConfig
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.config.validation import check
 from rm_experiments.errors import ConfigError
@@ -33,7 +34,7 @@ Schema = TypeVar("Schema")
 SCHEMA_NAME = "run_schema"
 _HELP = {
     RunConfig: "rm-train", CompareConfig: "rm-compare", EvaluationConfig: "rm-eval", DashboardConfig: "rm-dashboard",
-    MergeConfig: "rm-merge",
+    MergeConfig: "rm-merge", PushConfig: "rm-push",
 }  # fmt: skip
 """Which command lists the keys of a schema."""
 TOKENIZER = "tokenizer"
@@ -50,6 +51,7 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="evaluation_schema", node=EvaluationConfig)
     ConfigStore.instance().store(name="dashboard_schema", node=DashboardConfig)
     ConfigStore.instance().store(name="merge_schema", node=MergeConfig)
+    ConfigStore.instance().store(name="push_schema", node=PushConfig)
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:

@@ -12,6 +12,7 @@ from enum import Enum
 
 from rm_experiments.config.adapter_schema import AdapterConfig
 from rm_experiments.config.data_schema import DataConfig
+from rm_experiments.config.hub_schema import HubConfig
 from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.config.optimizer_schema import OptimizerConfig, SchedulerConfig
 
@@ -303,4 +304,5 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from rm_experiments.config.adapter_validation import ADAPTER_NAMES, adapter_numbers, check_adapter
 from rm_experiments.config.data_validation import check_data, data_numbers
+from rm_experiments.config.hub_validation import check_hub
 from rm_experiments.config.launch_validation import check_launch
 from rm_experiments.config.loss_validation import LOSS_NAMES, check_loss, loss_numbers
 from rm_experiments.config.optimizer_validation import (
@@ -70,6 +71,7 @@ def check(config: RunConfig) -> RunConfig:
         check_adapter,
         _checkpoint,
         _tracking,
+        check_hub,
         _unused,
     ):
         rule(config)

@@ -34,6 +34,7 @@ from rm_experiments.runner.identity import identity_of
 from rm_experiments.runner.lock import check_lock
 from rm_experiments.runner.paths import check_paths
 from rm_experiments.runner.prepare import make_accelerator, plain_report, prepare
+from rm_experiments.runner.push import check_run, is_pushed, push_run
 from rm_experiments.runner.resuming import Beginning, begin, check_resumed, check_steps, find_beginning
 from rm_experiments.runner.run_dir import (
     METRICS_FILE,
@@ -105,7 +106,11 @@ def train(
     run_dir = ranks.on_main(lambda: RunDir(config))
     if run_dir.exists and run_dir.finished:
         ranks.on_main(lambda: check_lock(run_dir.path))
-        console.result(f"{run_dir.path} is already complete; nothing was done.")
+        if config.hub.push and not is_pushed(run_dir.path):
+            ranks.on_main(lambda: check_run(config))
+            _push(config, run_dir.path, sweep_dir, console)
+        else:
+            console.result(f"{run_dir.path} is already complete; nothing was done.")
         return RunResult(status="finished", run_dir=run_dir.path, metrics=run_dir.summary().get("final", {}))
     resume_from = resume_directory(config)
     if resume_from is not None:
@@ -133,14 +138,29 @@ def train(
     )  # fmt: skip
     saves_once = not evaluates(config) and config.checkpoint.every_steps is None
     ranks.on_main(lambda: check_space(run_dir.path, size, config.checkpoint, saves_once))
+    hub_lines = ranks.on_main(lambda: check_run(config))
     # From here on there is something to lose: a signal saves before it ends the run.
     with stop_on_signals() as stop:
         stop.ends = ends
         run_dir.path, run_dir.run_id = ranks.on_main(run_dir.claim)
+        for line in hub_lines:
+            console.info(line)
         try:
-            return _supervise(artifacts, trainer, console, stop, resume_from, labels)
+            result = _supervise(artifacts, trainer, console, stop, resume_from, labels)
+            if config.hub.push and result.status == "finished":
+                # However long it takes, the other processes need not wait for it.
+                ranks.leave()
+                _push(config, run_dir.path, sweep_dir, console)
+            return result
         finally:
             run_dir.release()
+
+
+def _push(config: RunConfig, run_dir: Path, sweep_dir: Path | None, console: RunConsole) -> None:
+    """`final/` goes on the Hub, by the first process. All else is done and written down."""
+    if ranks.rank() == 0:
+        console.result()
+        push_run(config, run_dir, sweep_dir, console.result)
 
 
 @contextlib.contextmanager

@@ -86,6 +86,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def resealed(manifest: Mapping[str, Any], files: Mapping[str, Any]) -> str:
+    """The text of a manifest that says the same of other files."""
+    return _sealed({**manifest, "files": dict(files)})
+
+
 def verify_directory(directory: Path) -> dict[str, Any]:
     """The manifest of a committed directory whose files, but the card and its pictures, are as they were written.
 
