@@ -190,6 +190,8 @@ def explained() -> Iterator[None]:
 
 
 def _explanation(error: BaseException) -> UserError | PushError:
+    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
+        return ConfigError(f"the Hub refuses README.md: {said(error)}")
     chain, link = [], error
     while link is not None and link not in chain:
         chain.append(link)
@@ -202,8 +204,6 @@ def _explanation(error: BaseException) -> UserError | PushError:
             return _of_answer(int(response.status_code), str(getattr(link, "server_message", None) or said(link)))
     if "xet-write-token" in str(error) or "xet-read-token" in str(error):
         return PushError(f"the Hub at {endpoint()} does not take files by Xet; set HF_HUB_DISABLE_XET=1")
-    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
-        return ConfigError(f"the Hub refuses README.md: {said(error)}")
     # The last link is what happened, the first one what was being done.
     return PushError(said(error) if chain[-1] is error else f"{said(error).rstrip('.')}: {said(chain[-1])}")
 
@@ -212,7 +212,7 @@ def _of_answer(status: int, message: str) -> UserError | PushError:
     message = " ".join(message.split())[:200]
     if status == 401:
         where = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "that of hf auth login"
-        return ConfigError(f"the Hub refuses the token ({where}): {message}; {LOGIN}")
+        return ConfigError(f"the Hub refuses the token ({where}); {LOGIN}")
     if status == 403:
         return ConfigError(f"the token may not do this: {message}; use one that can write there, or another repo_id")
     if status in (409, 412):

@@ -19,9 +19,11 @@ from rm_experiments import compose
 from rm_experiments.config import (
     adapter_schema,
     data_schema,
+    hub_schema,
     loss_schema,
     merge_schema,
     optimizer_schema,
+    push_schema,
     schema,
     validation,
 )
@@ -41,7 +43,7 @@ FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CON
 NOT_OPTIONS = {
     "train", "compare", "evaluate", "hydra_settings", "hydra/help/rm_train", "hydra/help/rm_data",
     "hydra/help/rm_compare", "hydra/help/rm_eval", "hydra/sweeper/random", "hydra/sweeper/optuna",
-    "dashboard", "hydra/help/rm_dashboard", "merge", "hydra/help/rm_merge",
+    "dashboard", "hydra/help/rm_dashboard", "merge", "hydra/help/rm_merge", "push", "hydra/help/rm_push",
 }  # fmt: skip
 OPTIONS = [name for name in FILES if name not in NOT_OPTIONS]
 SWEEPS = [name for name in OPTIONS if name.startswith("sweep/")]
@@ -67,6 +69,10 @@ NEEDED = {
     "benchmark/hhh": ["data.eval_sets.hhh.source=x"],
     "benchmark/best_of_n": ["data.eval_sets.best_of_n.source=x"],
 }
+
+SCHEMAS = (
+    schema, data_schema, loss_schema, optimizer_schema, adapter_schema, merge_schema, hub_schema, push_schema,
+)  # fmt: skip
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -312,10 +318,7 @@ print([name for name in ("torch", "transformers", "datasets", "accelerate", "wan
 
 def test_every_field_of_the_schema_is_described() -> None:
     """By a docstring under it; a section by that of its class."""
-    trees = [
-        ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-        for module in (schema, data_schema, loss_schema, optimizer_schema, adapter_schema, merge_schema)
-    ]
+    trees = [ast.parse(Path(module.__file__).read_text(encoding="utf-8")) for module in SCHEMAS]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     checked, undescribed = 0, []
     for name, node in classes.items():

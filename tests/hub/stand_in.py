@@ -113,17 +113,33 @@ class Hub:
         """Called with each request before it is answered; an error's status, or None. It may raise `Dropped`."""
         self.part_size, self.xet = part_size, xet
         self._lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._port = 0
+        self._server: ThreadingHTTPServer | None = None
 
     def __enter__(self) -> Hub:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Listen, at the same address as before."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self))
+        self._server.daemon_threads = True
+        self._port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Close the port; connections that are open end at their next request."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
 
     def paths(self, method: str) -> list[str]:
         """Of the requests so far."""
@@ -136,6 +152,8 @@ class Hub:
 
     def answer(self, request: Request) -> Answer:
         with self._lock:
+            if self._server is None:
+                raise Dropped
             self.requests.append((request.method, request.path))
             status = self.meddle(request.method, request.path)
             if status is not None:
@@ -218,11 +236,8 @@ class Hub:
     def tree(self, request: Request, repo_id: str, revision: str, folder: str | None = None) -> Answer:
         commit = self._repository(request, repo_id).commit(unquote(revision))
         below = f"{folder}/" if folder else ""
-        found = [
-            {"type": "file", **_entry(name, one, "path")}
-            for name, one in commit.files.items()
-            if name.startswith(below)
-        ]
+        inside = {name: one for name, one in commit.files.items() if name.startswith(below)}
+        found = [{"type": "file", **_entry(name, one, "path")} for name, one in inside.items()]
         if not found:
             raise Refused(404, f"{folder} does not exist", "EntryNotFound")
         return plain(found)
@@ -323,18 +338,14 @@ class Hub:
         self._repository(request, repo_id, write=True)
         if not self.xet:
             raise Refused(404, "no Xet here")
-        values = {"accessToken": "xet", "exp": 4_000_000_000, "casUrl": f"{self.url}/cas"}
-        headers = {
-            "X-Xet-Cas-Url": values["casUrl"],
-            "X-Xet-Access-Token": "xet",
-            "X-Xet-Token-Expiration": "4000000000",
-        }
-        status, body, plain_headers = plain(values)
-        return status, body, {**plain_headers, **headers}
+        url, ends = f"{self.url}/cas", 4_000_000_000
+        status, body, headers = plain({"accessToken": "xet", "exp": ends, "casUrl": url})
+        headers |= {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(ends)}
+        return status, body, headers
 
     def cas(self, request: Request, what: str) -> Answer:
         self.to_xet.append((request.method, what, request.body))
-        if request.method == "POST":
+        if request.method == "POST" and "grants" not in what and not what.startswith("v2"):
             return plain({"was_inserted": True, "result": 1})
         raise Refused(404, "not known")
 
