@@ -176,6 +176,10 @@ def conclude(sweep: Sweep, code: int) -> None:
     if code not in (0, 1):
         sys.exit(code)
     exit_codes.append(code)
+    from rm_experiments.runner.push import not_pushed
+
+    for line in not_pushed(sweep.directory):
+        print(line)  # noqa: T201
     if len([one for one in sweep.jobs.values() if one.status == FINISHED]) > 1:
         for line in compare(sweep.directory):
             print(line)  # noqa: T201

@@ -101,6 +101,15 @@ def is_pushed(run_dir: Path) -> bool:
     return "commit" in _hub_of(run_dir)
 
 
+def not_pushed(sweep_dir: Path) -> list[str]:
+    """A line when final models of a sweep are not on the Hub although they were to be."""
+    failed = [one.parent for one in sweep_dir.glob(f"*/{SUMMARY_FILE}") if "error" in _hub_of(one.parent)]
+    if not failed:
+        return []
+    names = ", ".join(sorted((one.name for one in failed), key=lambda name: (len(name), name)))
+    return [f"Not on the Hub: job{'s' if len(failed) > 1 else ''} {names}; type rm-push {shlex.quote(str(sweep_dir))}"]
+
+
 def _remember(run_dir: Path, record: dict[str, Any]) -> None:
     # A disk that is full takes nothing away from what is on the Hub.
     with contextlib.suppress(OSError):

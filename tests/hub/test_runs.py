@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rm_experiments.cli.push import main
 from rm_experiments.config.push_schema import PushConfig
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import ConfigError
-from rm_experiments.runner.push import check_run, push_run
+from rm_experiments.runner.push import check_run, not_pushed, push_run
 from tests.cli.typed import exit_code
 from tests.hub.conftest import contents
 from tests.hub.stand_in import READ, WRITE, Hub
@@ -106,6 +107,24 @@ def test_a_run_whose_push_fails_is_finished_and_says_what_to_type(
     rm_experiments.train(config)
     assert hub.requests == []
     assert capsys.readouterr().out.endswith("is already complete; nothing was done.\n")
+
+
+def test_a_sweep_says_which_jobs_are_not_on_the_hub(hub: Hub, compose: Compose, run: Path, tmp_path: Path) -> None:
+    sweep = tmp_path / "night"
+    for name in ("2", "10", "11"):
+        shutil.copytree(run, sweep / name, symlinks=True)
+    assert not_pushed(sweep) == []
+    push_run(compose("hub.push=true"), sweep / "2", sweep, lambda line: None)
+    hub.stop()
+    for name in ("10", "11"):
+        push_run(compose("hub.push=true"), sweep / name, sweep, lambda line: None)
+
+    assert not_pushed(sweep) == [f"Not on the Hub: jobs 10, 11; type rm-push {sweep}"]
+
+    hub.start()
+    rm_experiments.push(PushConfig(directories=[str(sweep)]))
+    assert not_pushed(sweep) == []
+    assert set(hub.repositories["ada/rm"].branches) == {"main", "night-2", "night-10", "night-11"}
 
 
 def test_a_dry_run_shows_at_the_end_what_would_go_up(
