@@ -41,6 +41,21 @@ def point_client(monkeypatch: pytest.MonkeyPatch, url: str, folder: Path) -> Non
 
 
 @pytest.fixture
+def xet(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The same Hub, with a client that uploads as it does by default."""
+    pytest.importorskip("hf_xet")
+    from huggingface_hub.utils._xet import abort_xet_session
+
+    # What it remembers of earlier uploads it does not send again.
+    monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "xet_cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.speaks_xet = True
+    abort_xet_session()
+    yield hub
+    abort_xet_session()
+
+
+@pytest.fixture
 def run(trained_run: Path, tmp_path: Path) -> Path:
     """A copy of a finished run's directory, which may be changed. Its name is `rm`."""
     return shutil.copytree(trained_run, tmp_path / "run", symlinks=True)

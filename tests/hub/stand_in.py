@@ -1,8 +1,7 @@
 """A Hugging Face Hub on the loopback, as far as pushing a model and loading it again need it.
 
 Repositories have branches of commits; a commit maps names to contents. Small text goes up within the commit, anything
-else by Git LFS (one PUT, or several parts), as the Hub's client does where Xet is off. With `xet` the token for Xet is
-given out and everything sent to its storage is kept as it is, which shows what the client does by default.
+else by Git LFS (one PUT, or several parts) or, where `speaks_xet`, by Xet, which is the client's default.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+from tests.hub import xet
 
 WRITE, READ, STRANGER = "hf_" + "w" * 34, "hf_" + "r" * 34, "hf_" + "s" * 34
 """Tokens: two of `ada`, who is in the organisation `lab`; one of `bob`."""
@@ -101,17 +102,17 @@ def plain(values: Any, status: int = 200) -> Answer:
 class Hub:
     """The server. Use as a context; `url` is its address."""
 
-    def __init__(self, *, part_size: int | None = None, xet: bool = False) -> None:
+    def __init__(self, *, part_size: int | None = None, speaks_xet: bool = False) -> None:
         """`part_size`: LFS files go up in parts of so many bytes."""
         self.repositories: dict[str, Repository] = {}
         self.stored: dict[str, bytes] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.requests: list[tuple[str, str]] = []
         self.tokens: list[str] = []
-        self.to_xet: list[tuple[str, str, bytes]] = []
+        self.xorbs: dict[str, bytes] = {}
         self.meddle: Callable[[str, str], int | None] = lambda method, path: None
         """Called with each request before it is answered; an error's status, or None. It may raise `Dropped`."""
-        self.part_size, self.xet = part_size, xet
+        self.part_size, self.speaks_xet = part_size, speaks_xet
         self._lock = threading.RLock()
         self._port = 0
         self._server: ThreadingHTTPServer | None = None
@@ -336,7 +337,7 @@ class Hub:
 
     def xet_token(self, request: Request, repo_id: str, revision: str) -> Answer:
         self._repository(request, repo_id, write=True)
-        if not self.xet:
+        if not self.speaks_xet:
             raise Refused(404, "no Xet here")
         url, ends = f"{self.url}/cas", 4_000_000_000
         status, body, headers = plain({"accessToken": "xet", "exp": ends, "casUrl": url})
@@ -344,9 +345,14 @@ class Hub:
         return status, body, headers
 
     def cas(self, request: Request, what: str) -> Answer:
-        self.to_xet.append((request.method, what, request.body))
-        if request.method == "POST" and "grants" not in what and not what.startswith("v2"):
-            return plain({"was_inserted": True, "result": 1})
+        """Xet's storage, in the first version of its protocol, to which the client falls back."""
+        if request.method == "POST" and what.startswith("v1/xorbs/"):
+            self.xorbs[what.rpartition("/")[2]] = request.body
+            return plain({"was_inserted": True})
+        if request.method == "POST" and what == "v1/shards":
+            for oid, content in xet.files(request.body, self.xorbs).items():
+                self._store(oid, content)
+            return plain({"result": 1})
         raise Refused(404, "not known")
 
 

@@ -464,6 +464,35 @@ def test_a_hub_without_xet_says_what_to_set(hub: Hub, run: Path, monkeypatch: py
         push(run)
 
 
+def test_what_goes_up_by_xet_is_what_was_pushed(xet: Hub, run: Path, download: Download) -> None:
+    (pushed,) = push(run)
+
+    assert len(xet.xorbs) >= 1
+    assert xet.paths("PUT") == []
+    final = contents(run / "final")
+    found = download("ada/rm")
+    assert {name for name in final if found[name] != final[name]} == {
+        "README.md", "MANIFEST.json", "training_args.bin",
+    }  # fmt: skip
+    assert set(found) == set(final)
+    xet.requests.clear()
+    assert push(run)[0].uploaded == []
+    assert xet.requests == [("GET", "/api/models/ada/rm/revision/main")]
+    assert pushed.commit == xet.repositories["ada/rm"].commit("main").sha
+
+
+def test_a_xet_storage_that_fails_is_one_line_and_the_repeated_command_goes_on(xet: Hub, run: Path) -> None:
+    xet.meddle = lambda method, path: 403 if path.startswith("/cas/v1/xorb") else None
+    with pytest.raises(PushError, match=r"repeat the command to go on$") as raised:
+        push(run)
+    assert "\n" not in str(raised.value)
+    assert xet.files("ada/rm") == {}
+
+    xet.meddle = lambda method, path: None
+    push(run)
+    assert set(xet.files("ada/rm")) == set(contents(run / "final"))
+
+
 def test_offline_is_said(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
