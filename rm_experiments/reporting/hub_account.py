@@ -23,6 +23,11 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 10.0, 180.0
 _AGAIN_AFTER = (0.5, 1.5)
 """Seconds before the second and the third try to connect. The client would wait 1, 2, 4, 8 and 8."""
 _ACCOUNT_SECONDS = 5.0
+_XET = {
+    "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3", "HF_XET_CLIENT_RETRY_BASE_DELAY": "1s",
+    "HF_XET_CLIENT_RETRY_MAX_DURATION": "20s", "HF_XET_CLIENT_CONNECT_TIMEOUT": "10s",
+}  # fmt: skip
+"""The same for Xet's client, which takes them from its environment, and would try for many minutes."""
 LOGIN = "type hf auth login, or set HF_TOKEN"
 
 
@@ -171,6 +176,28 @@ def impatient(seconds: float = _ANSWER_SECONDS) -> Iterator[None]:
         hub_logging.set_verbosity(verbosity)
         if bars:
             utils.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def impatient_xet() -> Iterator[None]:
+    """While inside, Xet's client gives up soon, too. What the user set in the environment stays."""
+    added = {name: value for name, value in _XET.items() if name not in os.environ}
+    os.environ |= added
+    _forget_xet()
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+        _forget_xet()
+
+
+def _forget_xet() -> None:
+    """Xet's client reads its environment once, with the first thing that this process loads."""
+    with contextlib.suppress(ImportError):
+        from huggingface_hub.utils._xet import abort_xet_session
+
+        abort_xet_session()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,15 @@ from typing import Any
 
 from rm_experiments.config.hub_validation import MAIN
 from rm_experiments.errors import ConfigError, PushError
-from rm_experiments.reporting.hub_account import account, check_may_write, endpoint, explained, impatient, token
+from rm_experiments.reporting.hub_account import (
+    account,
+    check_may_write,
+    endpoint,
+    explained,
+    impatient,
+    impatient_xet,
+    token,
+)
 from rm_experiments.reporting.hub_account import unreachable_host as unreachable_host
 from rm_experiments.reporting.hub_files import HubFile, hub_files, stale_names
 
@@ -92,7 +100,7 @@ def upload(directory: Path, place: Place, message: str, key: str) -> Pushed:
     host = unreachable_host()
     if host is not None:
         raise PushError(f"the Hub cannot be reached ({host} does not answer)")
-    with impatient(), explained():
+    with impatient(), impatient_xet(), explained():
         return _upload(files, place, message, key, notes)
 
 
