@@ -34,10 +34,10 @@ class LossConfig:
     bootstrap: bool = True
     """Ensemble: let each head see each prompt as often as in a resample of the data (Poisson with mean 1), so that
     heads differ by more than where they began."""
-    length_coefficient: float = 1.0
+    length_coefficient: float = 0.1
     """`odin`: weight of the correlation with the answer's length, which the quality head is to have none of and the
     length head all of (arXiv:2402.07319)."""
-    orthogonal_coefficient: float = 1.0
+    orthogonal_coefficient: float = 0.1
     """`odin`: weight of the absolute inner product of the two heads."""
     attribute_weights: list[float] | None = None
     """`regression`, which has a head for each of `data.columns.attributes`: the reward is the sum of the heads by these
