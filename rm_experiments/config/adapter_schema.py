@@ -12,7 +12,8 @@ class AdapterConfig:
 
     name: str = "none"
     """`none`: all weights; `lora`, `rslora`, `dora`: low-rank adapters and the reward head; `qlora`: the same over a
-    base model of 4 bits; `last_layers`: the top `num_layers` layers, what follows them, and the reward head."""
+    base model of 4 bits; `last_layers`: the top `num_layers` layers, what follows them, and the reward head;
+    `probe`: the reward head alone, of features that are computed once."""
     rank: int | None = None
     """LoRA kinds: rank of the update."""
     alpha: float | None = None

@@ -21,7 +21,7 @@ from rm_experiments.errors import ConfigError
 
 LORA_NAMES = ("lora", "rslora", "dora", "qlora")
 """Those that peft makes: an adapter directory, beside a base model that stays as it is."""
-ADAPTER_NAMES = ("none", *LORA_NAMES, "last_layers")
+ADAPTER_NAMES = ("none", *LORA_NAMES, "last_layers", "probe")
 BIAS_NAMES = ("none", "all", "lora_only")
 INIT_NAMES = ("default", "gaussian", "orthogonal", "pissa", "olora")
 QUANT_TYPES = ("nf4", "fp4")
@@ -34,6 +34,7 @@ _QLORA_KEYS = ("quant_type", "double_quant", "compute_dtype")
 _KEYS = {
     "none": (),
     "last_layers": ("num_layers",),
+    "probe": (),
     **dict.fromkeys(LORA_NAMES, _LORA_KEYS),
     "qlora": (*_LORA_KEYS, *_QLORA_KEYS),
 }
@@ -70,6 +71,9 @@ def check_adapter(config: RunConfig) -> None:
         if adapter.num_layers is None:
             raise refuse("adapter.num_layers", None, "adapter=last_layers needs a number", "adapter.num_layers=2")
         return
+    if adapter.name == "probe":
+        _probe(config)
+        return
     _lora(adapter)
     if adapter.init_lora_weights in _CHANGES_BASE and config.launch.strategy == "fsdp":
         raise refuse(
@@ -85,6 +89,26 @@ def check_adapter(config: RunConfig) -> None:
             "no effect with an adapter, which is float32",
             "checkpoint.dtype=auto, or adapter.merge=true",
         )
+
+
+def _probe(config: RunConfig) -> None:
+    """What features that are computed once cannot have, and what has no effect on a head."""
+    train = config.train
+    if config.model.dropout > 0:
+        raise refuse(
+            "model.dropout", config.model.dropout, "adapter=probe computes features once, and dropout changes them",
+            "model.dropout=0, or adapter=last_layers",
+        )  # fmt: skip
+    if config.launch.strategy == "fsdp":
+        raise refuse("launch.strategy", "fsdp", "is not supported with adapter=probe", "launch.strategy=ddp")
+    for key, value in (("gradient_checkpointing", train.gradient_checkpointing), ("compile", train.compile)):
+        if value:
+            raise refuse(f"train.{key}", True, "no effect on a reward head (adapter=probe)", f"train.{key}=false")
+    if config.optimizer.layer_decay != 1:
+        raise refuse(
+            "optimizer.layer_decay", config.optimizer.layer_decay, "no effect with adapter=probe: no layer is trained",
+            "optimizer.layer_decay=1",
+        )  # fmt: skip
 
 
 def _no_effect(adapter: AdapterConfig) -> None:

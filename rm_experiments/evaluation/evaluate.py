@@ -80,7 +80,7 @@ def evaluate(
                     raise
                 if together:
                     raise _no_memory_together(accelerator.process_index, token_budget) from error
-                token_budget = _smaller(token_budget, bins[finished], error)
+                token_budget = smaller(token_budget, bins[finished], error)
                 share = [item for one in bins[finished:] for item in one]
     if together:
         reshard(reward_model)
@@ -111,7 +111,7 @@ def _no_memory_together(rank: int, token_budget: int) -> OutOfMemoryError:
     )
 
 
-def _smaller(token_budget: int, passed: list[Item], error: RuntimeError) -> int:
+def smaller(token_budget: int, passed: list[Item], error: RuntimeError) -> int:
     """The budget after a forward pass for which memory did not suffice."""
     if len(passed) == 1:
         tokens = passed[0].cost

@@ -1,4 +1,4 @@
-"""Which weights are trained: all of them, low-rank adapters and the reward head, or the top of the model."""
+"""Which weights are trained: all of them, low-rank adapters and the head, the top of the model, or the head."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from rm_experiments.config.adapter_schema import AdapterConfig
 from rm_experiments.config.adapter_validation import LORA_NAMES
 from rm_experiments.errors import ConfigError
+from rm_experiments.modeling.features import freeze_backbone
 from rm_experiments.modeling.freezing import freeze_below
 from rm_experiments.modeling.quantising import check_quantising
 from rm_experiments.modeling.reward_model import BuiltModel
@@ -47,6 +48,9 @@ def add_adapter(built: BuiltModel, config: AdapterConfig, revision: str | None =
         ConfigError: when the settings do not fit the model.
     """
     if config.name == "none":
+        return None
+    if config.name == "probe":
+        built.notes.append(freeze_backbone(built))
         return None
     if config.name == "last_layers":
         # A copy without weights is told what is trained.

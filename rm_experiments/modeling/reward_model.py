@@ -25,8 +25,9 @@ from transformers.utils import logging as transformers_logging
 from rm_experiments.config.heads import SINGLE
 from rm_experiments.config.schema import Attention, Dtype, ModelConfig
 from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.modeling.above import logits_above
 from rm_experiments.modeling.layouts.attention import current
-from rm_experiments.modeling.layouts.batch import Batch, FlatBatch
+from rm_experiments.modeling.layouts.batch import Batch, FeatureBatch, FlatBatch, PaddedBatch
 from rm_experiments.modeling.tokenizer import unreadable_model
 
 DTYPES = {Dtype.float32: torch.float32, Dtype.bfloat16: torch.bfloat16, Dtype.float16: torch.float16}
@@ -47,7 +48,7 @@ class RewardModel(nn.Module):
     Decoders (models with a linear `score` head): causal attention cannot see what comes after a token, so padding on
     the right needs no mask, and the hidden state is taken at `length - 1`, whatever the pad id is. Encoders keep their
     own pooling and head, with a mask. A flat batch needs a model that `rm_experiments.modeling.layouts.choice` has
-    prepared for it.
+    prepared for it. Of features only what is above the backbone is computed (`rm_experiments.modeling.features`).
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -63,27 +64,43 @@ class RewardModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Rewards [n], float32 or wider, of the sequences of `batch`; [n, heads] of a model with several heads."""
+        if isinstance(batch, FeatureBatch):
+            current.batch = None
+            if self.is_decoder:
+                return self.head(batch.features)
+            return self._rewards(logits_above(self.model, batch.features))
+        if self.is_decoder:
+            return self.head(self.hidden(batch))
+        logits: Tensor = self.model(**self._inputs(batch)).logits
+        return self._rewards(logits)
+
+    def hidden(self, batch: PaddedBatch | FlatBatch) -> Tensor:
+        """What the backbone gives: of a decoder [n, d] at each sequence's last token, of an encoder [n, t, d].
+
+        Of a flat batch an encoder gives the one token that its head reads, t = 1.
+        """
+        given: Tensor = self.backbone(**self._inputs(batch)).last_hidden_state
+        if not self.is_decoder:
+            return given
         if isinstance(batch, FlatBatch):
-            return self._flat(batch)
+            return given[0] if self.gives_scored_rows else given[0].index_select(0, batch.read)
+        rows = torch.arange(len(batch.lengths), device=given.device)
+        return given[rows, batch.lengths - 1]
+
+    def _inputs(self, batch: PaddedBatch | FlatBatch) -> dict[str, Any]:
+        """Arguments of the model, or of its backbone."""
+        more: dict[str, Any] = {"use_cache": False} if self.is_decoder else {}
+        if isinstance(batch, FlatBatch):
+            current.batch, current.causal = batch, self.is_decoder
+            if not self.is_decoder and self._has_token_types:
+                # After the last layer the model sees one token per sequence: the one that its head reads.
+                more["token_type_ids"] = torch.zeros_like(batch.ids)
+            return {"input_ids": batch.ids, "position_ids": batch.positions, **more}
         current.batch = None
         if not self.is_decoder:
             columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-            mask = columns[None, :] < batch.lengths[:, None]
-            logits: Tensor = self.model(input_ids=batch.ids, attention_mask=mask.long()).logits
-            return self._rewards(logits)
-        hidden = self.backbone(input_ids=batch.ids, use_cache=False).last_hidden_state
-        rows = torch.arange(len(batch.lengths), device=hidden.device)
-        return self.head(hidden[rows, batch.lengths - 1])
-
-    def _flat(self, batch: FlatBatch) -> Tensor:
-        current.batch, current.causal = batch, self.is_decoder
-        if not self.is_decoder:
-            # After the last layer the model sees one token per sequence: the one that its head reads.
-            more = {"token_type_ids": torch.zeros_like(batch.ids)} if self._has_token_types else {}
-            logits: Tensor = self.model(input_ids=batch.ids, position_ids=batch.positions, **more).logits
-            return self._rewards(logits)
-        hidden = self.backbone(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
-        return self.head(hidden[0] if self.gives_scored_rows else hidden[0].index_select(0, batch.read))
+            more["attention_mask"] = (columns[None, :] < batch.lengths[:, None]).long()
+        return {"input_ids": batch.ids, **more}
 
     @staticmethod
     def release() -> None:

@@ -17,6 +17,8 @@ def what_was_trained(card: CardInputs) -> str:
     """The beginning of a sentence that goes on with `trained`."""
     if card.adapter is None:
         return "It was"
+    if card.adapter["name"] == "probe":
+        return "Its reward head, on a base model that stayed as it was, was"
     if card.adapter["name"] == "last_layers":
         number = card.adapter["num_layers"]
         return f"Its {'top layer' if number == 1 else f'top {number} layers'} and reward head were"
@@ -28,6 +30,8 @@ def trained_cell(card: CardInputs) -> str:
     """What follows the number of trained weights in the table of settings."""
     if card.adapter is None:
         return ""
+    if card.adapter["name"] == "probe":
+        return ", the reward head"
     if card.adapter["name"] == "last_layers":
         return f", the top {card.adapter['num_layers']} layers and what follows them"
     merged = ", merged into the weights of this directory" if card.merged else ""

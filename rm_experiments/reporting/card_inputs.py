@@ -77,4 +77,4 @@ class CardInputs:
     @property
     def is_adapter(self) -> bool:
         """Whether the directory is peft's, and needs its base model."""
-        return self.adapter is not None and self.adapter["name"] != "last_layers" and not self.merged
+        return self.adapter is not None and self.adapter["name"] not in ("last_layers", "probe") and not self.merged

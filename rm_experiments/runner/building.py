@@ -12,6 +12,7 @@ from rm_experiments.config.heads import heads_of
 from rm_experiments.config.schema import Attention, RunConfig
 from rm_experiments.launch import ranks
 from rm_experiments.modeling.adapters import add_adapter, check_packages
+from rm_experiments.modeling.features import Pooling, find_pooling
 from rm_experiments.modeling.heads import add_heads
 from rm_experiments.modeling.layouts.choice import adopt_layout, choose_layout, pruned_shape
 from rm_experiments.modeling.layouts.last_layer import Shape
@@ -36,6 +37,8 @@ class ReadyModel:
     """Of a sharded model: copies of it and its adapter without weights."""
     loading: dict[str, Any] = field(default_factory=dict)
     """Arguments of `from_pretrained` that the base model needs to give the same rewards: of 4 bits."""
+    pooling: Pooling | None = None
+    """Of a probe: which vector of a sequence its head gets."""
 
 
 @dataclass(kw_only=True)
@@ -71,8 +74,11 @@ def _whole(config: RunConfig, prepared: Prepared, device: torch.device, narrow: 
     built.reward_model.to(device)
     attention_is_set = config.model.attention is not Attention.auto
     pad_id = prepared.tokenizer.pad_token_id
+    pooling = find_pooling(built.reward_model, pad_id) if config.adapter.name == "probe" else None
     batcher, note = choose_layout(built.reward_model, config.train.layout, pad_id, attention_is_set)
-    return ReadyModel(built=built, adapter=adapter, batcher=batcher, notes=[*built.notes, note], loading=loading)
+    return ReadyModel(
+        built=built, adapter=adapter, batcher=batcher, notes=[*built.notes, note], loading=loading, pooling=pooling
+    )
 
 
 def _spread(config: RunConfig, prepared: Prepared, accelerator: Accelerator) -> ReadyModel:

@@ -51,6 +51,9 @@ def _trained(config: RunConfig, model: PreTrainedModel, parameters: int) -> int:
     if adapter.name == "last_layers":
         layers = layers_of(model, model.config.get_text_config().num_hidden_layers)
         return sum(one.numel() for layer in (layers or [])[-(adapter.num_layers or 0) :] for one in layer.parameters())
+    if adapter.name == "probe":
+        prefix = f"{model.base_model_prefix}."
+        return sum(one.numel() for name, one in model.named_parameters() if not name.startswith(prefix))
     return parameters
 
 

@@ -34,6 +34,7 @@ from rm_experiments.runner.identity import identity_of
 from rm_experiments.runner.lock import check_lock
 from rm_experiments.runner.paths import check_paths
 from rm_experiments.runner.prepare import make_accelerator, plain_report, prepare
+from rm_experiments.runner.probing import use_features
 from rm_experiments.runner.push import check_run, is_pushed, push_run
 from rm_experiments.runner.resuming import Beginning, begin, check_resumed, check_steps, find_beginning
 from rm_experiments.runner.run_dir import (
@@ -123,6 +124,9 @@ def train(
         return RunResult(status="dry_run", run_dir=run_dir.path)
     with console.waiting("Loading the model ..."):
         model = ready_model(config, prepared, accelerator)
+    if config.adapter.name == "probe":
+        with console.waiting("Computing features ..."):
+            model.notes.append(use_features(config, prepared, model, accelerator))
     prepared.notes += model.notes
     artifacts = Artifacts(
         config=config, run_dir=run_dir, prepared=prepared, built=model.built, adapter=model.adapter,

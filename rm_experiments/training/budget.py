@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from rm_experiments.data.groups import Group
+from rm_experiments.modeling.feature_batches import FeatureBatcher
 from rm_experiments.modeling.layouts.batch import Batch, padded_batch
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
@@ -18,6 +19,8 @@ _USED_SHARE = 0.8
 _MOST = 65536
 """Larger forward passes are not faster."""
 _MULTIPLE = 256
+_SEQUENCES = 8192
+"""Of a forward pass of the head alone, where each counts as one token."""
 _EVALUATION = {"cpu": 1, "mps": 2, "cuda": 4}
 """Times the tokens of training: no activations are kept."""
 
@@ -36,6 +39,8 @@ def training_budget(
     """
     if isinstance(setting, int):
         return setting
+    if isinstance(batcher, FeatureBatcher):
+        return _SEQUENCES
     if accelerator.device.type == "cuda":
         return _measured(accelerator, reward_model, batcher, longest)
     if accelerator.device.type == "cpu":

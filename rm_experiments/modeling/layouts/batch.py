@@ -1,4 +1,4 @@
-"""What one forward pass computes: sequences in padded rows, or in one flat row without padding."""
+"""What one forward pass computes: sequences in padded rows, in one flat row without padding, or their features."""
 
 from __future__ import annotations
 
@@ -87,7 +87,19 @@ class FlatBatch:
         return self.cache[key]
 
 
-Batch = PaddedBatch | FlatBatch
+@dataclass(kw_only=True)
+class FeatureBatch:
+    """What a frozen backbone gave of sequences: only what is above it is computed."""
+
+    features: Tensor
+    """[n, d]"""
+
+    def to(self, device: torch.device) -> FeatureBatch:
+        """The same batch there."""
+        return FeatureBatch(features=moved(self.features, device))
+
+
+Batch = PaddedBatch | FlatBatch | FeatureBatch
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
