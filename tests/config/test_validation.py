@@ -88,7 +88,7 @@ BY_RULE: dict[str, str] = {
         "scheduler.name=step: allowed are constant, linear, cosine, warmup_stable_decay; "
         "try scheduler.name=constant",
     "adapter.name=ia3":
-        "adapter.name=ia3: allowed are none, lora, rslora, dora, qlora, last_layers; try adapter.name=none",
+        "adapter.name=ia3: allowed are none, lora, rslora, dora, qlora, last_layers, probe; try adapter.name=none",
     "launch.name=slurm": "launch.name=slurm: allowed are inline, accelerate, torchrun; try launch.name=inline",
     # Ranges.
     "seed=-1": "seed=-1: must be a whole number from 0 to 4294967295",
@@ -294,6 +294,22 @@ BY_RULE: dict[str, str] = {
     "adapter.name=last_layers adapter.num_layers=1":
         "adapter=last_layers on a model from scratch would freeze random weights; try adapter=none or "
         "model=pretrained",
+    "adapter.name=probe":
+        "adapter=probe on a model from scratch would freeze random weights; try adapter=none or model=pretrained",
+    "model=modernbert_base adapter=probe model.dropout=0.1":
+        "model.dropout=0.1: adapter=probe computes features once, and dropout changes them; try model.dropout=0, or "
+        "adapter=last_layers",
+    "model=modernbert_base adapter=probe launch.name=accelerate launch.num_processes=2 launch.strategy=fsdp":
+        "launch.strategy=fsdp: is not supported with adapter=probe; try launch.strategy=ddp",
+    "model=modernbert_base adapter=probe train.gradient_checkpointing=true":
+        "train.gradient_checkpointing=true: no effect on a reward head (adapter=probe); try "
+        "train.gradient_checkpointing=false",
+    "model=modernbert_base adapter=probe train.compile=true":
+        "train.compile=true: no effect on a reward head (adapter=probe); try train.compile=false",
+    "model=modernbert_base adapter=probe optimizer.layer_decay=0.9":
+        "optimizer.layer_decay=0.9: no effect with adapter=probe: no layer is trained; try optimizer.layer_decay=1",
+    "model=modernbert_base adapter=probe adapter.num_layers=2":
+        "adapter.num_layers=2: no effect with adapter=probe; try adapter=last_layers",
     "model=modernbert_base adapter=lora checkpoint.dtype=bfloat16":
         "checkpoint.dtype=bfloat16: no effect with an adapter, which is float32; try checkpoint.dtype=auto, or "
         "adapter.merge=true",

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from rm_experiments.config.heads import Heads
 from rm_experiments.config.schema import Layout, ModelConfig
+from rm_experiments.data.groups import Group
 from rm_experiments.errors import ConfigError
 from rm_experiments.modeling.features import Pooling, backbone_digest, features_of, find_pooling, freeze_backbone
 from rm_experiments.modeling.heads import add_heads
@@ -76,7 +77,7 @@ def test_rewards_and_gradients_of_features_are_those_of_the_whole_model(
     found = model(FeatureBatch(features=features))
 
     assert features.shape == (3, 16)
-    assert float(expected.std()) > 1e-4
+    assert float(expected.detach().std()) > 1e-4
     assert torch.allclose(found, expected, rtol=0, atol=1e-6)
     other = gradients(found, model)
     assert all(torch.allclose(other[name], one, atol=1e-5) for name, one in gradients(expected, model).items())
@@ -89,8 +90,6 @@ def test_flat_batches_give_the_same_features(tokenizer: PreTrainedTokenizerBase,
         with torch.no_grad():
             expected = features_of(model, padded_batch(SEQUENCES, 0), pooling)
             batcher, _ = choose_layout(model, layout, 0, attention_is_set=False)
-            from rm_experiments.data.groups import Group
-
             groups = [Group(3 if layout is Layout.shared_prefix else 0, (0, 1)), Group(0, (2,))]
             if layout is Layout.packed:
                 groups = [Group(0, (one,)) for one in range(3)]
@@ -141,7 +140,7 @@ def test_a_head_of_several_vectors_is_refused(
     monkeypatch.setattr(kind, "forward", lambda self, hidden: before(self, hidden + hidden[:, -1:] * hidden[:, 1:2]))
     with pytest.raises(
         ConfigError,
-        match="^adapter=probe: the reward of RobertaForSequenceClassification is not computed from one vector of its "
+        match=r"^adapter=probe: the reward of RobertaForSequenceClassification is not computed from one vector of its "
         "backbone per sequence",
     ):
         find_pooling(model, 0)

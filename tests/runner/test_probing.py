@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import rm_experiments
-from rm_experiments.config.schema import RunConfig
+from rm_experiments.config.evaluation_schema import EvaluationConfig
+from rm_experiments.config.schema import Device, RunConfig
 from rm_experiments.evaluation.records import read_records
 from rm_experiments.modeling.reward_model import RewardModel
 
@@ -24,8 +25,8 @@ STEPS = (
     "checkpoint.every_steps=2", "checkpoint.keep_last=3", "data.sandbox.num_train_pairs=24",
     "data.sandbox.num_eval_pairs=12", "tracking=none", "train.device=cpu", "train.precision=fp32",
 )  # fmt: skip
-NUM_TINY = 4
-"""Sequences of the trial that finds out what the head reads."""
+TRIALS = 66
+"""Tokens of the batches by which a model's layout and its head are found out, at most."""
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def run(
 
     def counted(self: RewardModel, batch: Any) -> Any:
         found = whole(self, batch)
-        seen[0] += len(found) if batch.ids.numel() > 60 else 0
+        seen[0] += len(found) if batch.ids.numel() > TRIALS else 0
         return found
 
     monkeypatch.setattr(RewardModel, "hidden", counted)
@@ -94,7 +95,7 @@ def test_the_second_run_computes_no_backbone_and_what_decides_features_makes_new
     assert "Its reward head, on a base model that stayed as it was, was trained" in log
 
     for more in (
-        ["data.max_length=30"], ["data.text_as=raw"], ["train.layout=padded"], ["model.dtype=bfloat16"],
+        ["data.max_length=30"], ["data.text_as=raw"], ["train.layout=padded"],
         [f"model.name_or_path={a_base(tokenizer, tmp_path / 'other', seed=1)}"],
     ):  # fmt: skip
         before = features_of(tmp_path)
@@ -108,12 +109,9 @@ def test_rewards_are_those_of_the_saved_model_by_the_whole_backbone(
 ) -> None:
     path, _ = run("run", f"train.layout={layout}", "data.cache_dir=null")
     records = read_records(path / "eval" / "step_00000004" / "eval.parquet")
-    from rm_experiments.config.evaluation_schema import EvaluateConfig
-    from rm_experiments.runner.evaluate import evaluate_models
-
-    config = rm_experiments.compose_evaluation([f"checkpoint={path}", f"run_dir={tmp_path / 'eval'}"])
-    assert isinstance(config, EvaluateConfig)
-    evaluate_models(config)
+    config = EvaluationConfig(checkpoint=str(path), run_dir=str(tmp_path / "eval"))
+    config.data.cache_dir, config.train.device = None, Device.cpu
+    rm_experiments.evaluate(config)
     (found,) = (tmp_path / "eval").rglob("eval.parquet")
     other = read_records(found)
     for name in ("reward_chosen", "reward_rejected"):
