@@ -15,10 +15,14 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import rm_experiments
-from rm_experiments.config.evaluation_schema import EvaluationConfig
-from rm_experiments.config.schema import Device, RunConfig
+from rm_experiments.config.compose import load_config_yaml
+from rm_experiments.config.schema import Layout, RunConfig
+from rm_experiments.evaluation.evaluate import evaluate
 from rm_experiments.evaluation.records import read_records
+from rm_experiments.modeling.layouts.layout import Batcher
+from rm_experiments.modeling.loading import load_saved, open_saved
 from rm_experiments.modeling.reward_model import RewardModel
+from rm_experiments.runner.prepare import make_accelerator, prepare
 
 STEPS = (
     "train.batch_size=8", "optimizer.lr=0.05", "train.max_steps=4", "eval=steps", "eval.every_steps=2",
@@ -94,26 +98,26 @@ def test_the_second_run_computes_no_backbone_and_what_decides_features_makes_new
     log = (second / "final" / "README.md").read_text(encoding="utf-8")
     assert "Its reward head, on a base model that stayed as it was, was trained" in log
 
-    for more in (
+    for number, more in enumerate((
         ["data.max_length=30"], ["data.text_as=raw"], ["train.layout=padded"],
         [f"model.name_or_path={a_base(tokenizer, tmp_path / 'other', seed=1)}"],
-    ):  # fmt: skip
+    )):  # fmt: skip
         before = features_of(tmp_path)
-        assert run("-".join(more).replace("/", "_")[:20], *more, "train.max_steps=2")[1] > 40, more
+        assert run(f"other-{number}", *more, "train.max_steps=2")[1] > 40, more
         assert len(set(features_of(tmp_path)) - set(before)) == 2, more
 
 
 @pytest.mark.parametrize("layout", ["padded", "shared_prefix"])
 def test_rewards_are_those_of_the_saved_model_by_the_whole_backbone(
-    run: Callable[..., tuple[Path, int]], tmp_path: Path, layout: str
+    run: Callable[..., tuple[Path, int]], tokenizer: Any, layout: str
 ) -> None:
     path, _ = run("run", f"train.layout={layout}", "data.cache_dir=null")
     records = read_records(path / "eval" / "step_00000004" / "eval.parquet")
-    config = EvaluationConfig(checkpoint=str(path), run_dir=str(tmp_path / "eval"))
-    config.data.cache_dir, config.train.device = None, Device.cpu
-    rm_experiments.evaluate(config)
-    (found,) = (tmp_path / "eval").rglob("eval.parquet")
-    other = read_records(found)
+    config = load_config_yaml(path / "config.yaml")
+    saved = load_saved(open_saved(str(path / "final")))
+    batcher = Batcher(layout=Layout.padded, pad_id=tokenizer.pad_token_id)
+    pairs = prepare(config).evaluation["eval"]
+    other = evaluate(make_accelerator(config.train), saved, pairs, batcher, 300)
     for name in ("reward_chosen", "reward_rejected"):
         assert np.abs(records[name] - other[name]).max() < 1e-6
         assert np.abs(records[name]).max() > 1e-2
