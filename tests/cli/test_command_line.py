@@ -265,7 +265,9 @@ BAD_GRIDS: dict[str, tuple[list[str], str]] = {
     ),
     "a mistyped key": (["seeds=1,2"], "seeds is not a key; did you mean seed?"),
     "a mistyped option in the grid": (
-        ["optimizer=adamw,adam"], "optimizer=adam: allowed are adafactor, adamw, adamw_8bit, lion, muon, schedule_free_adamw; did you mean optimizer=adamw?"
+        ["optimizer=adamw,adam"],
+        "optimizer=adam: allowed are adafactor, adamw, adamw_8bit, lion, muon, schedule_free_adamw; "
+        "did you mean optimizer=adamw?",
     ),
 }  # fmt: skip
 

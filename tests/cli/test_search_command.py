@@ -40,7 +40,9 @@ WRONG: dict[str, tuple[list[str], str]] = {
         ["loss.label_smoothing=interval(0.1,0.7)"], "loss.label_smoothing=0.7: must be at least 0 and below 0.5"
     ),
     "a mistyped option": (
-        ["optimizer=adamw,adam"], "optimizer=adam: allowed are adafactor, adamw, adamw_8bit, lion, muon, schedule_free_adamw; did you mean optimizer=adamw?"
+        ["optimizer=adamw,adam"],
+        "optimizer=adam: allowed are adafactor, adamw, adamw_8bit, lion, muon, schedule_free_adamw; "
+        "did you mean optimizer=adamw?",
     ),
     "nothing to search": (
         ["seed=1"], "a search needs something to search; type for example 'optimizer.lr=tag(log,interval(1e-5,1e-3))'"
