@@ -92,7 +92,7 @@ def check_source(key: str, value: object, what: str = "a file, a glob, a Hub id 
 
 def lower_is_better(metric: str) -> bool:
     """Whether a metric is a loss or an error."""
-    return metric.rpartition("_")[2] in ("loss", "objective", "ece", "brier", "ties")
+    return metric.rpartition("_")[2] in ("loss", "objective", "ece", "brier", "ties", "disagreement")
 
 
 def evaluates(config: RunConfig) -> bool:

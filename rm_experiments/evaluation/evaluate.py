@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -125,7 +126,11 @@ def smaller(token_budget: int, passed: list[Item], error: RuntimeError) -> int:
 
 
 def objective_of(config: LossConfig) -> Objective:
-    """The training loss as a function of the records, in float64."""
+    """The training loss as a function of the records, in float64.
+
+    Of an ensemble the heads' own on all pairs: the resamples are for training. NaN where a regression knows no score.
+    """
+    config = replace(config, bootstrap=False)
 
     def objective(records: Records) -> Vector:
         values = {name: torch.tensor(records[column]) for name, column in _OF_RECORDS.items()}
@@ -136,7 +141,18 @@ def objective_of(config: LossConfig) -> Objective:
             rewards = torch.tensor(records["heads_chosen"]), torch.tensor(records["heads_rejected"])
         return losses_of(PairLabels(**values).with_rewards(*rewards), config).numpy()
 
-    return objective
+    def of_scored(records: Records) -> Vector:
+        known = np.zeros(len(records["weight"]), dtype=bool)
+        if SCORES[0] in records and _one_head_per_score(records):
+            known = np.isfinite(np.hstack([records[name] for name in SCORES])).any(axis=1)
+        return np.where(known, objective(records), np.nan)
+
+    return of_scored if config.name == "regression" else objective
+
+
+def _one_head_per_score(records: Records) -> bool:
+    heads = records["heads_chosen"].shape[1] if has_heads(records) else 1
+    return bool(records[SCORES[0]].shape[1] == heads)
 
 
 _OF_RECORDS = {

@@ -15,7 +15,7 @@ from rm_experiments.evaluation.records import Records
 from rm_experiments.evaluation.statistics import NUM_RESAMPLES, mean_interval
 
 Objective = Callable[[Records], Vector]
-"""The training loss of each pair [n], from the records."""
+"""The training loss of each pair [n], from the records; NaN where it asks for what is not known of the pair."""
 
 
 def metrics(records: Records, objective: Objective, resamples: int = NUM_RESAMPLES) -> dict[str, float]:
@@ -23,12 +23,16 @@ def metrics(records: Records, objective: Objective, resamples: int = NUM_RESAMPL
 
     Means are weighted by the records' weight. A pair counts as right when its chosen reward is strictly higher;
     equal rewards are wrong there and counted in `ties`. Pairs whose label is a tie have no right side: accuracies and
-    calibration leave them out.
+    calibration leave them out. The objective is over the pairs that the loss can be computed of.
 
     Raises:
         DataError: when the name of a subset makes a metric's name.
     """
-    return {**record_metrics(records, resamples), "objective": weighted_mean(objective(records), records["weight"])}
+    values, losses = record_metrics(records, resamples), objective(records)
+    known = np.isfinite(losses)
+    if known.any():
+        values["objective"] = weighted_mean(losses[known], records["weight"][known])
+    return values
 
 
 def record_metrics(records: Records, resamples: int = NUM_RESAMPLES) -> dict[str, float]:

@@ -29,7 +29,8 @@ _STAYS = (
 """Names of files and folders of training, ours and other people's."""
 _MODEL_FILES = (
     "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json", "config.json",
-    "adapter_config.json", "adapter_model.bin", "generation_config.json", "tokenizer*", "special_tokens_map.json",
+    "adapter_config.json", "adapter_model.bin", "reward_model.json", "generation_config.json",
+    "tokenizer*", "special_tokens_map.json",
     "added_tokens.json", "vocab.*", "merges.txt", "spiece.model", "chat_template.jinja", "training_args.bin",
     "config.yaml", "probe.jsonl", MANIFEST, "plots/*.png",
 )  # fmt: skip

@@ -103,8 +103,10 @@ class Artifacts:
     def narrowest(self) -> torch.dtype:
         """The type that rounds most, of the trained weights and the backbone's arithmetic."""
         arithmetic = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        # Weights of 4 bits are multiplied in a type of their own.
+        of_quantised = getattr(self.loading.get("quantization_config"), "bnb_4bit_compute_dtype", arithmetic)
         return narrowest_of(
-            arithmetic, *{one.dtype for one in self.for_saving[0].parameters() if one.is_floating_point()}
+            arithmetic, of_quantised, *{one.dtype for one in self.for_saving[0].parameters() if one.is_floating_point()}
         )
 
     @property

@@ -21,7 +21,7 @@ from rm_experiments.modeling.probe_rows import read_rows
 from rm_experiments.modeling.reload import Reloaded
 from rm_experiments.modeling.reward_scale import RewardScale, check_folded, fold, scale_of
 from rm_experiments.reporting.markdown import without_paths
-from rm_experiments.runner.artifacts import in_card
+from rm_experiments.runner.artifacts import Artifacts, in_card
 from rm_experiments.runner.session import Session
 from rm_experiments.training.checkpoints import commit_directory, remove
 
@@ -109,7 +109,7 @@ def _scale(session: Session, step: int) -> RewardScale:
         folded = fold(artifacts.built.reward_model, scale)
         scale = _scale_of(session.measure(pairs), source)
         scale.folded = folded
-        check_folded(scale, folded, artifacts.precision)
+        check_folded(scale, folded, _precision(artifacts))
     return scale
 
 
@@ -168,10 +168,7 @@ def _look(session: Session, pairs: TokenizedPairs) -> None:
     """Look for what is off: in the model that is handed over, its records and what was logged on the way."""
     artifacts = session.artifacts
     main = artifacts.accelerator.is_main_process
-    # Weights of 16 bits round as much as arithmetic of 16 bits.
-    narrow = any(one.dtype is torch.bfloat16 for one in artifacts.built.reward_model.parameters())
-    precision = "bf16" if narrow and artifacts.precision == "fp32" else artifacts.precision
-    probe = swapped_probe(pairs, session.measure, precision)
+    probe = swapped_probe(pairs, session.measure, _precision(artifacts))
     splits = artifacts.prepared.splits.evaluation
     best = {name: split.counts.get("best_achievable", {}) for name, split in splits.items()}
     session.findings = findings(
@@ -179,3 +176,9 @@ def _look(session: Session, pairs: TokenizedPairs) -> None:
         fresh_head=artifacts.built.fresh_head, probe=probe,
         best_achievable={name: values["accuracy"] for name, values in best.items() if "accuracy" in values},
     )  # fmt: skip
+
+
+def _precision(artifacts: Artifacts) -> str:
+    """Weights of 16 bits round as much as arithmetic of 16 bits."""
+    narrow = any(one.dtype is torch.bfloat16 for one in artifacts.built.reward_model.parameters())
+    return "bf16" if narrow and artifacts.precision == "fp32" else artifacts.precision

@@ -18,6 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from rm_experiments.config.data_schema import TextAs
+from rm_experiments.config.heads import heads_of
 from rm_experiments.config.rules import evaluates
 from rm_experiments.config.schema import Device, LaunchConfig, ModelSource, Precision, RunConfig, TrainConfig
 from rm_experiments.data.cache import DataCache
@@ -165,7 +166,9 @@ def _check_metric_names(config: RunConfig, evaluation: dict[str, TokenizedPairs]
     known: set[str] = set()
     for name, pairs in evaluation.items():
         # Any rewards will do: only the names are looked at.
-        records = make_records(pairs, np.arange(2.0 * len(pairs)) ** 2)
+        heads = heads_of(config)
+        rewards = np.arange(2.0 * len(pairs))[:, None] ** 2 * np.arange(1, len(heads) + 1)
+        records = make_records(pairs, rewards if len(heads) > 1 else rewards[:, 0], heads)
         values = set_metrics(records, objective_of(config.loss), benchmark_of(config.data, name), resamples=1)
         names = prefixed(values, None if name == "eval" else name)
         clash = sorted(known & names.keys())

@@ -48,11 +48,15 @@ def use_features(
         digests = [sequence_digests(one) for one in sets]
         unique, rows = np.unique(np.concatenate(digests).ravel(), return_inverse=True)
         rows = rows.reshape(-1, 2)
+        # On every process, which agree on it: in the cache the others wait.
+        budget = _budget(config, ready, accelerator, sets)
 
-        def build(directory: Path, sets: Any = sets, rows: Any = rows, number: int = len(unique)) -> None:
+        def build(
+            directory: Path, sets: Any = sets, rows: Any = rows, number: int = len(unique), budget: int = budget
+        ) -> None:
             nonlocal fresh
             fresh += number
-            _write(directory, config, ready, accelerator, sets, rows, number, on_progress)
+            _write(directory, ready, accelerator, sets, rows, number, budget, on_progress)
 
         directory = cache.entry("features", {**model, "sequences": hashlib.sha256(unique.tobytes()).hexdigest()}, build)
         table, at = _open(directory, len(unique)), 0
@@ -93,16 +97,22 @@ def _model_key(ready: ReadyModel, accelerator: Accelerator) -> dict[str, str]:
     }  # fmt: skip
 
 
+def _budget(config: RunConfig, ready: ReadyModel, accelerator: Accelerator, sets: list[TokenizedPairs]) -> int:
+    """Tokens of a forward pass."""
+    longest = max(int(one.lengths.max()) for one in sets)
+    of_training = training_budget(
+        config.train.micro_batch_tokens, accelerator, ready.built.reward_model, ready.batcher, longest
+    )
+    return evaluation_budget(config.eval.micro_batch_tokens, of_training, accelerator.device.type)
+
+
 def _write(
-    directory: Path, config: RunConfig, ready: ReadyModel, accelerator: Accelerator, sets: list[TokenizedPairs],
-    rows: NDArray[np.int64], number: int, on_progress: Callable[[int, int], None],
+    directory: Path, ready: ReadyModel, accelerator: Accelerator, sets: list[TokenizedPairs],
+    rows: NDArray[np.int64], number: int, budget: int, on_progress: Callable[[int, int], None],
 ) -> None:  # fmt: skip
     """The vectors of `number` sequences, each computed once."""
     reward_model, batcher = ready.built.reward_model, ready.batcher
     assert ready.pooling is not None
-    longest = max(int(one.lengths.max()) for one in sets)
-    of_training = training_budget(config.train.micro_batch_tokens, accelerator, reward_model, batcher, longest)
-    budget = evaluation_budget(config.eval.micro_batch_tokens, of_training, accelerator.device.type)
     vectors: NDArray[Any] | None = None
     done, at = np.zeros(number, dtype=bool), 0
     for pairs in sets:

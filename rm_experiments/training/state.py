@@ -54,6 +54,7 @@ def collect_values(trainer: Trainer, extra: dict[str, Any]) -> dict[str, Any]:
         "token_budget": trainer.token_budget,
         "num_processes": trainer.accelerator.num_processes,
         "strategy": trainer.strategy,
+        "optimizer": trainer.optimizer_name,
         "grad_scaler": None if scaler is None else scaler.state_dict(),
         **extra,
     }
@@ -84,6 +85,12 @@ def load_state(directory: Path, trainer: Trainer) -> list[str]:
         CheckpointError: when the state belongs to another model.
     """
     values = read_extra(directory)
+    of = values.get("optimizer", trainer.optimizer_name)
+    if of != trainer.optimizer_name:
+        raise CheckpointError(
+            f"{directory}: is the state of optimizer={of}, which optimizer={trainer.optimizer_name} cannot go on with; "
+            "start another run from its weights: model=pretrained model.name_or_path=CHECKPOINT"
+        )
     load_optimizer_tensors(trainer.built, read_optimizer(directory, trained_parameters(trainer.built)))
     trainer.progress = Progress(**values["progress"])
     trainer.resume_budget(values["token_budget"])

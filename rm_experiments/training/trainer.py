@@ -107,6 +107,11 @@ class Trainer:
         return float(group["lr"] / group.get("lr_scale", 1.0))
 
     @property
+    def optimizer_name(self) -> str:
+        """The optimizer's name in the config."""
+        return self._config.optimizer.name
+
+    @property
     def strategy(self) -> str:
         """`fsdp` or `ddp`: what each process holds."""
         return "fsdp" if self._sharded else "ddp"

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import rm_experiments
+from rm_experiments.config.rules import lower_is_better
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError, TrainingError
 from rm_experiments.launch.watchdog import Watchdog
@@ -115,6 +116,21 @@ def test_averaged_weights_go_on_to_the_same_end(
         monkeypatch.undo()
         assert run(name, *settings).status == "finished"
         assert outcome(tmp_path / name) == expected, number
+
+
+def test_the_state_of_another_optimizer_is_refused(run: Callable[..., RunResult], half: Path) -> None:
+    before = everything(half)
+    with pytest.raises(
+        CheckpointError, match=r"is the state of optimizer=adamw, which optimizer=lion cannot go on with"
+    ):
+        run("half", "optimizer=lion", "allow_changes=[optimizer.name,optimizer.betas,optimizer.eps,optimizer.lr]")
+    assert everything(half) == before
+
+
+def test_a_metric_of_the_heads_may_decide(run: Callable[..., RunResult]) -> None:
+    result = run("ensemble", "loss=ensemble", "objective=eval_worst_case_accuracy", "train.max_steps=2")
+    assert "eval_worst_case_accuracy" in result.metrics
+    assert lower_is_better("eval_disagreement")
 
 
 @pytest.fixture

@@ -10,13 +10,16 @@ import pytest
 import torch
 
 import rm_experiments
-from rm_experiments.config.heads import SINGLE, heads_of
+from rm_experiments.config.heads import SINGLE, Heads, heads_of
 from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.data.sandbox.annotators import ratings
 from rm_experiments.data.sandbox.tasks import gold_reward
 from rm_experiments.data.sandbox.world import iter_train
-from rm_experiments.evaluation.records import read_records
+from rm_experiments.evaluation.evaluate import objective_of
+from rm_experiments.evaluation.metrics import metrics
+from rm_experiments.evaluation.records import SCORES, make_records, read_records
+from rm_experiments.runner.prepare import prepare
 from rm_experiments.training.labels import labelled
 from rm_experiments.training.losses import losses_of
 
@@ -41,6 +44,26 @@ def test_squared_errors_by_hand() -> None:
     assert losses_of(labelled(matrix([1.0])[0], matrix([0.5])[0]), CONFIG).tolist() == [0]
     alone = labelled(matrix([1.0])[0], matrix([0.5])[0], scores_chosen=matrix([1, 2]), scores_rejected=matrix([1, 2]))
     assert losses_of(alone, CONFIG).tolist() == [0]
+
+
+def test_the_metric_is_left_out_where_no_score_is_known(compose: Compose) -> None:
+    """0 would be the best value there is."""
+    prepared = prepare(compose("data.sandbox.attributes=true", "loss=regression"))
+    pairs = prepared.evaluation["eval"]
+    heads = Heads(kind="attributes", names=("quality", "length"), weights=(1.0, 0.0))
+    records = make_records(pairs, np.zeros((2 * len(pairs), 2)), heads)
+    objective = objective_of(CONFIG)
+    scores = np.stack([records["scores_chosen"], records["scores_rejected"]], axis=1)
+    assert metrics(records, objective, 10)["objective"] == pytest.approx((scores**2).mean())
+    # Half of the pairs are unknown: the mean is over the others.
+    some = {name: np.where(np.arange(len(pairs))[:, None] % 2, np.nan, records[name]) for name in SCORES}
+    known = (scores[::2] ** 2).mean()
+    assert metrics({**records, **some}, objective, 10)["objective"] == pytest.approx(known)
+    for lacking in (
+        {name: value for name, value in records.items() if name not in SCORES},
+        {**records, **{name: records[name][:, :1] for name in SCORES}},
+    ):
+        assert "objective" not in metrics(lacking, objective, 10)
 
 
 def test_unknown_scores_have_no_gradient() -> None:
