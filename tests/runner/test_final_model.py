@@ -197,6 +197,7 @@ def test_model_that_is_saved_wrongly_fails_the_run(run: Run, monkeypatch: pytest
     assert (run("run", "eval=none") / "final").exists()
 
 
+@pytest.mark.long
 def test_verified_checkpoints_are_those_of_a_run_without(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout draws from the generator that loading a model would touch."""
     found: list[Reloaded] = []

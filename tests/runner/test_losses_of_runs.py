@@ -129,7 +129,7 @@ def test_what_the_labels_lack_is_said(compose: Compose, overrides: list[str], no
     assert [one for one in found if one.startswith("Loss")] == notes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_and_sharded_models_measure_what_one_process_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
