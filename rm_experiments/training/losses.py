@@ -52,8 +52,8 @@ LOSSES: dict[str, LossKind] = {
     "rao_kupper": LossKind(function=rao_kupper),
     "davidson": LossKind(function=davidson),
     "plackett_luce": LossKind(function=plackett_luce, whole_step=True),
-    "regression": LossKind(function=regression),
     "odin": LossKind(function=odin, whole_step=True, penalty=odin_penalty),
+    "regression": LossKind(function=regression),
 }
 
 

@@ -440,11 +440,11 @@ def test_what_was_measured_before_another_model_was_refused_says_what_it_is(
     steps = sorted((trained_run / "checkpoints").glob("step_*"))
     load, loaded = load_saved, []
 
-    def second_is_damaged(model: Any) -> Any:
+    def second_is_damaged(model: Any, all_heads: bool) -> Any:
         loaded.append(model.name)
         if len(loaded) == 2:
             raise CheckpointError("checkpoint=b: is damaged")
-        return load(model)
+        return load(model, all_heads)
 
     monkeypatch.setattr("rm_experiments.runner.evaluate.load_saved", second_is_damaged)
     with pytest.raises(CheckpointError, match=r"^checkpoint=b: is damaged$"):

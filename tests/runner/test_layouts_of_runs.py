@@ -115,9 +115,13 @@ def test_all_layouts_end_with_the_same_weights_metrics_and_records(runs: dict[st
 
 
 def test_saved_model_knows_no_layout(runs: dict[str, Path]) -> None:
-    configs = {name: (path / "final" / "config.json").read_bytes() for name, path in runs.items()}
-    assert len(set(configs.values())) == 1
-    assert b"rm_experiments" not in configs["padded"]
+    configs = {name: json.loads((path / "final" / "config.json").read_text("utf-8")) for name, path in runs.items()}
+    # What was measured differs by rounding.
+    scales = [one.pop("reward_normalization") for one in configs.values()]
+    assert all(one == configs["padded"] for one in configs.values())
+    assert "rm_experiments" not in json.dumps(configs["padded"])
+    for one in scales:
+        assert (one["mean"], one["std"]) == pytest.approx((scales[0]["mean"], scales[0]["std"]), rel=1e-4, abs=1e-6)
 
 
 def test_run_that_was_stopped_between_checkpoints_goes_on_to_the_bit(

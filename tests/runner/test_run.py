@@ -57,7 +57,7 @@ TRAIN_KEYS = {
 COLUMNS = [
     "id", "prompt_id", "pair_id", "subset", "reward_chosen", "reward_rejected", "margin", "target_margin", "weight",
     "label", "num_tokens_chosen", "num_tokens_rejected", "num_chars_chosen", "num_chars_rejected", "truncated_chosen",
-    "truncated_rejected",
+    "truncated_rejected", "group", "answer_chosen", "answer_rejected",
 ]  # fmt: skip
 
 
