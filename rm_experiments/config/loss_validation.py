@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rm_experiments.config.data_schema import Ties
+from rm_experiments.config.data_schema import EvalSetConfig, Ties
 from rm_experiments.config.heads import attributes_of, heads_of
 from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.config.rules import (
@@ -116,6 +116,13 @@ def _check_attributes(config: RunConfig) -> None:
         sandbox = config.data.sandbox is not None
         remedy = "data.sandbox.attributes=true" if sandbox else "'data.columns.attributes=[NAME,...]'"
         raise refuse("loss.name", "regression", "needs scores of single answers in the data", remedy)
+    for name, one in config.data.eval_sets.items():
+        own = one.columns.attributes if isinstance(one, EvalSetConfig) else None
+        if own is not None and tuple(own) != attributes_of(config.data):
+            raise refuse(
+                f"data.eval_sets.{name}.columns.attributes", f"[{','.join(own)}]",
+                f"must be those of the training data, [{','.join(attributes_of(config.data))}]", "leaving it out",
+            )  # fmt: skip
     if weights is not None and number == 1:
         raise refuse("loss.attribute_weights", weights, "no effect with one attribute; leave it out")
     if weights is not None and (len(weights) != number or not any(weights)):

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import CheckpointError
-from rm_experiments.modeling.heads import as_one_head, head_names, load_heads, save_heads
+from rm_experiments.modeling.heads import HEADS_FILE, as_one_head, head_names, load_heads, save_heads
 from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.modeling.sharding import gathered, put
 
@@ -142,7 +142,7 @@ def load_weights(checkpoint: Path, reward_model: RewardModel) -> None:
                 raise CheckpointError(f"{checkpoint}: {name} does not fit the model of this run")
             put(parameters[name], weights, name)
     if elsewhere:
-        load_heads(checkpoint, reward_model)
+        load_heads(checkpoint / HEADS_FILE, reward_model)
     lost = [name for name, value in reward_model.model.named_parameters() if value.requires_grad and name not in names]
     if lost:
         raise CheckpointError(f"{checkpoint}: {lost[0]} is missing")

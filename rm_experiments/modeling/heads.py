@@ -94,15 +94,15 @@ def save_heads(directory: Path, reward_model: RewardModel, weights: dict[str, Te
     save_file(tensors, directory / HEADS_FILE, metadata=known)
 
 
-def load_heads(directory: Path, reward_model: RewardModel) -> None:
-    """Put the heads back that `save_heads` wrote, if there are any, into a model with one head or as many.
+def load_heads(path: Path, reward_model: RewardModel) -> None:
+    """Put the heads back that `save_heads` wrote into a model with one head or as many.
+
+    Args:
+        path: of the file.
 
     Raises:
         CheckpointError: when they do not fit.
     """
-    path = directory / HEADS_FILE
-    if not path.is_file():
-        return
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

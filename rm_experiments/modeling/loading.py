@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
 from rm_experiments.config.adapter_schema import AdapterConfig
 from rm_experiments.config.compose import load_config_yaml
 from rm_experiments.config.schema import ModelConfig, RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError
-from rm_experiments.modeling.heads import load_heads
+from rm_experiments.modeling.heads import HEADS_FILE, load_heads
 from rm_experiments.modeling.quantising import check_quantising, dequantise, loading_arguments
 from rm_experiments.modeling.reward_model import BuiltModel, RewardModel, build_reward_model, load_model_config
 from rm_experiments.modeling.tokenizer import load_tokenizer
@@ -63,19 +64,18 @@ def _of_checkpoint(error: CheckpointError) -> CheckpointError:
 
 def _opened(name: str, revision: str | None, trust_remote_code: bool) -> SavedModel:
     own = ModelConfig(name_or_path=name, revision=revision, trust_remote_code=trust_remote_code)
-    directory = Path(os.path.expanduser(name))
     adapter = _adapter_file(name, revision)
     base = own
     if adapter is not None:
         where, which = _base_of(adapter, name)
         base = ModelConfig(name_or_path=where, revision=which, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(own)
-    saved = None
-    if (directory / _CONFIG_FILE).is_file():
+    saved, config_file = None, own_file(name, revision, _CONFIG_FILE)
+    if config_file is not None:
         try:
-            saved = load_config_yaml(directory / _CONFIG_FILE)
+            saved = load_config_yaml(config_file)
         except (ConfigError, OSError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{directory / _CONFIG_FILE}: is not the config of a run ({error})") from error
+            raise CheckpointError(f"{config_file}: is not the config of a run ({error})") from error
     return SavedModel(
         name=name, revision=revision, tokenizer=tokenizer, model_config=load_model_config(base, tokenizer),
         saved=saved, base=base, is_adapter=adapter is not None,
@@ -116,8 +116,9 @@ def load_adapted(model: SavedModel) -> Any:
 
 def _with_heads(model: SavedModel, reward_model: RewardModel, wanted: bool) -> RewardModel:
     """With all heads that lie beside the one that gives the reward, if they are wanted."""
-    if wanted:
-        load_heads(Path(os.path.expanduser(model.name)), reward_model)
+    path = own_file(model.name, model.revision, HEADS_FILE) if wanted else None
+    if path is not None:
+        load_heads(path, reward_model)
     return reward_model
 
 
@@ -176,6 +177,18 @@ def _adapter_file(name: str, revision: str | None) -> str | None:
     except Exception:  # not on the Hub, or no Hub: loading the tokenizer says so
         return None
     return found
+
+
+def own_file(name: str, revision: str | None, file: str) -> Path | None:
+    """A file that lies beside a model of ours, in its directory or on the Hub; None where there is none."""
+    directory = Path(os.path.expanduser(name))
+    if directory.is_dir():
+        return directory / file if (directory / file).is_file() else None
+    found = cached_file(
+        name, file, revision=revision, _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False, _raise_exceptions_for_gated_repo=False,
+    )  # fmt: skip
+    return None if found is None else Path(found)
 
 
 def _base_of(adapter: str, name: str) -> tuple[str, str | None]:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from rm_experiments.errors import TrainingError
-from rm_experiments.modeling.reward_model import RewardModel
+from rm_experiments.modeling.reward_model import RewardModel, last_linear
 
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.05, "fp16": 0.01}
 """By the backbone's arithmetic: how far from 0 and 1 the folded rewards may be."""
@@ -69,7 +68,7 @@ def fold(reward_model: RewardModel, scale: RewardScale) -> dict[str, float]:
             f"checkpoint.fold_normalization=true: all rewards of {scale.source} are {scale.mean:.4g}, which cannot be "
             "given a standard deviation of 1; try checkpoint.fold_normalization=false"
         )
-    head = trained_head(reward_model)
+    head = last_linear(reward_model)
     # Of several heads the reward is a weighted sum: what each of them gives away adds up to the mean.
     total = sum(reward_model.heads.weights)
     mean = 0.0 if head.bias is None or not total else scale.mean
@@ -78,17 +77,6 @@ def fold(reward_model: RewardModel, scale: RewardScale) -> dict[str, float]:
         if head.bias is not None:
             head.bias.sub_(mean / (total or 1)).div_(scale.std)
     return {"mean": mean, "std": scale.std}
-
-
-def trained_head(reward_model: RewardModel) -> nn.Linear:
-    """The layer that gives the reward; with an adapter the trained copy of it."""
-    number = len(reward_model.heads)
-    linear = [
-        module
-        for module in reward_model.model.modules()
-        if isinstance(module, nn.Linear) and module.out_features == number
-    ]
-    return [one for one in linear if one.weight.requires_grad][-1]
 
 
 def check_folded(measured: RewardScale, folded: dict[str, float], precision: str) -> None:

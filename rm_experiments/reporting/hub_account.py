@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
-import threading
 import time
 import urllib.parse
 import urllib.request
@@ -15,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rm_experiments.errors import ConfigError, PushError, UserError
+from rm_experiments.reporting.reachable import silent_host
 
-_PROBE_SECONDS = 3.0
-"""For the first answer of the Hub's machine; its client would try for half a minute."""
 _CONNECT_SECONDS, _ANSWER_SECONDS = 10.0, 180.0
 """The client has no limits of its own: where packets are dropped it waits for ever. A commit may take a minute."""
 _AGAIN_AFTER = (0.5, 1.5)
@@ -74,22 +71,11 @@ def endpoint() -> str:
 
 def unreachable_host() -> str | None:
     """The name of the Hub's machine if nothing answers there within seconds, else None."""
-    parts = urllib.parse.urlsplit(endpoint())
-    host, port = parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
-    if urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+    url = endpoint()
+    if urllib.request.getproxies() and not urllib.request.proxy_bypass(urllib.parse.urlsplit(url).hostname or ""):
         # Only the client itself knows how to get there.
         return None
-    answered = threading.Event()
-
-    def ask() -> None:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_PROBE_SECONDS):
-            answered.set()
-
-    # In a thread: looking up a name has no time limit.
-    thread = threading.Thread(target=ask, name="hub probe", daemon=True)
-    thread.start()
-    thread.join(_PROBE_SECONDS + 0.5)
-    return None if answered.is_set() else host
+    return silent_host(url)
 
 
 _accounts: dict[tuple[str, str], Account] = {}

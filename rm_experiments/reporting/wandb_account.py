@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-import threading
-import urllib.parse
 import urllib.request
 from typing import Any
 
-_PROBE_SECONDS = 3
-"""For the first answer of W&B's machine; its own client would try for a minute and a half."""
+from rm_experiments.reporting.reachable import silent_host
 
 
 def _quiet() -> Any:
@@ -34,26 +29,14 @@ def logged_in() -> bool:
 
 def unreachable_host() -> str | None:
     """The name of W&B's machine if nothing answers there within seconds, else None."""
-    try:
-        url = str(_quiet().settings.base_url)
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
-    except Exception:  # settings that W&B cannot read: it says so itself
-        return None
-    if urllib.request.getproxies() or not host:
+    if urllib.request.getproxies():
         # Only W&B's own client knows how to get there.
         return None
-    answered = threading.Event()
-
-    def ask() -> None:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_PROBE_SECONDS):
-            answered.set()
-
-    # In a thread: looking up a name has no time limit.
-    thread = threading.Thread(target=ask, name="wandb probe", daemon=True)
-    thread.start()
-    thread.join(_PROBE_SECONDS + 0.5)
-    return None if answered.is_set() else host
+    try:
+        url = str(_quiet().settings.base_url)
+    except Exception:  # settings that W&B cannot read: it says so itself
+        return None
+    return silent_host(url)
 
 
 def said(error: Exception) -> str:

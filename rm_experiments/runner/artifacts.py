@@ -37,6 +37,8 @@ from rm_experiments.runner.environment import git_commit, hardware, versions
 from rm_experiments.runner.prepare import Prepared
 from rm_experiments.runner.reading import reading_of
 from rm_experiments.runner.run_dir import CONFIG_FILE, METRICS_FILE, MetricsLog, RunDir, write_text
+from rm_experiments.runner.saving import checkpoint_size
+from rm_experiments.training.optimizers.build import STATE_BYTES
 
 _PLOTS_SHARE = 20
 """Drawing takes at most one part in so many of a run's time, until the end."""
@@ -93,6 +95,12 @@ class Artifacts:
         """The type of `final/` when it is a full model: with `adapter.merge`, too."""
         chosen = self.config.checkpoint.dtype
         return self.built.base_dtype if chosen is Dtype.auto else DTYPES[chosen]
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint needs, at least."""
+        model, has_adapter = self.built.reward_model.model, self.adapter is not None
+        return checkpoint_size(model, self.saved_dtype, has_adapter, STATE_BYTES[self.config.optimizer.name])
 
     @property
     def for_saving(self) -> tuple[RewardModel, Any | None]:

@@ -21,7 +21,7 @@ from rm_experiments.config.schema import Dtype
 from rm_experiments.errors import CheckpointError, ConfigError, TrainingError
 from rm_experiments.modeling.heads import HEADS_FILE
 from rm_experiments.modeling.layouts.batch import padded_batch
-from rm_experiments.modeling.loading import SavedModel, load_saved, open_saved
+from rm_experiments.modeling.loading import SavedModel, load_saved, open_saved, own_file
 from rm_experiments.modeling.merging import (
     WeightFiles,
     average,
@@ -134,7 +134,7 @@ def _models(config: MergeConfig) -> tuple[list[SavedModel], list[str]]:
     for model in models:
         if model.model_config.num_labels != 1:
             raise CheckpointError(f"{model.name}: gives {model.model_config.num_labels} numbers, not one reward")
-        if len(models) > 1 and (Path(os.path.expanduser(model.name)) / HEADS_FILE).is_file():
+        if len(models) > 1 and own_file(model.name, model.revision, HEADS_FILE) is not None:
             notes.append(f"{model.name}: its further heads ({HEADS_FILE}) are left out; the average has one")
     return models, notes
 
@@ -223,8 +223,8 @@ def _merge_one(directory: Path, models: Sequence[SavedModel], shares: Sequence[f
     rows = _rows(models)
     found = merge_adapter(model, rows)
     save_full(directory, found.reward_model, model, dtype)
-    heads = Path(os.path.expanduser(model.name)) / HEADS_FILE
-    if heads.is_file():
+    heads = own_file(model.name, model.revision, HEADS_FILE)
+    if heads is not None:
         shutil.copy(heads, directory)
     del found.reward_model
     rows = with_rewards(rows, found.rewards)

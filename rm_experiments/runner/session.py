@@ -23,29 +23,21 @@ from rm_experiments.evaluation.schedule import evaluation_steps
 from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import Stopped, StopRequest
 from rm_experiments.launch.watchdog import Watchdog
-from rm_experiments.modeling.directory import NUM_PROBES, load_weights, save_master_weights, write_probe
+from rm_experiments.modeling.directory import NUM_PROBES, load_weights
 from rm_experiments.reporting.console import RunConsole
 from rm_experiments.reporting.tracking import NoTracker, Tracker
 from rm_experiments.runner.alarms import Alarms
 from rm_experiments.runner.artifacts import Artifacts
+from rm_experiments.runner.checkpoint_writing import Probe, checkpoint_writer
 from rm_experiments.runner.pair_texts import most_wrong, write_texts
 from rm_experiments.runner.profiling import StepProfiler
 from rm_experiments.runner.resuming import Beginning
 from rm_experiments.runner.run_dir import finite
-from rm_experiments.runner.saving import Saver, checkpoint_size
+from rm_experiments.runner.saving import Saver
 from rm_experiments.training.budget import evaluation_budget
 from rm_experiments.training.checkpoints import CheckpointStore
-from rm_experiments.training.optimizers.build import STATE_BYTES
 from rm_experiments.training.shards import Shards
-from rm_experiments.training.state import (
-    StateTensors,
-    Tensors,
-    collect_state,
-    collect_values,
-    load_state,
-    read_extra,
-    write_state,
-)
+from rm_experiments.training.state import collect_state, load_state, read_extra
 from rm_experiments.training.trainer import Trainer
 
 _SLOW_DISK = 1e8
@@ -81,9 +73,7 @@ class Session:
         """What is off in the finished run; None before its end."""
         self._main = trainer.accelerator.is_main_process
         self._window_start = (time.monotonic(), 0)
-        model = artifacts.built.reward_model.model
-        moments = STATE_BYTES[config.optimizer.name]
-        size = checkpoint_size(model, artifacts.saved_dtype, artifacts.adapter is not None, moments)
+        size = artifacts.checkpoint_bytes
         self._saver = Saver(store, config.checkpoint.keep_last, size)
         # The tracker comes later.
         self._saver.committed = lambda step, best: self.tracker.log_model(
@@ -382,49 +372,21 @@ class Session:
             ranks.on_main(lambda: self._saver.check_space(self.step))
             shards = Shards(self.store.root, self.step)
             shards.write(tensors.pop("optimizer"))
-        probe = self.measure(self.probe_pairs) if self.config.checkpoint.verify else None
+        verify = self.config.checkpoint.verify
+        probe = Probe(self.probe_pairs, self.measure(self.probe_pairs)) if verify else None
         weights = self.artifacts.weights()
         if not self._main:
             self._saver.saved_step = self.step
             return
         if self.artifacts.metrics_log.path.exists():
             self._unflushed.add(self.artifacts.metrics_log.path)
-        write = self._writer(tensors, weights, shards, probe)
-        self._saver.save(self.step, write, is_best, sorted(self._unflushed), 0 if shards is None else shards.size)
-        self._unflushed.clear()
-
-    def _writer(
-        self, tensors: StateTensors, weights: Tensors, shards: Shards | None, probe: Records | None
-    ) -> Callable[[Path], None]:
-        """A function that writes the checkpoint of this moment.
-
-        Args:
-            probe: of the probe rows, to be compared with after loading; None: it is not loaded.
-        """
-        artifacts, trainer = self.artifacts, self.trainer
-        status, plots = f"in training, step {self.step} of {trainer.max_steps}", artifacts.recent_plots()
-        write_model = artifacts.model_writer(
-            weights, self.step, trainer.epoch, trainer.max_steps, None if probe is None else artifacts.check_elsewhere,
-            status=status, plots=plots,
-        )  # fmt: skip
         extra = {
             "best": finite(self.best), "best_step": self.best_step, "evaluated_step": self.evaluated_step,
-            "stale": self.stale, "seconds": artifacts.seconds,
-            "metric_bytes": artifacts.metrics_log.size,
+            "stale": self.stale, "seconds": self.artifacts.seconds, "metric_bytes": self.artifacts.metrics_log.size,
         }  # fmt: skip
-        values = collect_values(trainer, extra)
-
-        def write(directory: Path) -> None:
-            if probe is not None:
-                write_probe(directory, self.probe_pairs, probe["reward_chosen"], probe["reward_rejected"])
-            write_model(directory)
-            write_state(directory / "state", tensors, values)
-            if shards is not None:
-                shards.move(directory / "state")
-            model, adapter = artifacts.for_saving
-            save_master_weights(directory / "state", model, artifacts.saved_dtype, adapter is not None, weights)
-
-        return write
+        write = checkpoint_writer(self.artifacts, self.trainer, extra, tensors, weights, shards, probe)
+        self._saver.save(self.step, write, is_best, sorted(self._unflushed), 0 if shards is None else shards.size)
+        self._unflushed.clear()
 
 
 def finite_only(values: dict[str, float]) -> dict[str, float]:

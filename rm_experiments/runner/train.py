@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
 from rm_experiments.config.rules import evaluates
-from rm_experiments.config.schema import RunConfig
+from rm_experiments.config.schema import LaunchConfig, RunConfig
 from rm_experiments.config.validation import check
 from rm_experiments.data.audit.kinds import SERIOUS
 from rm_experiments.errors import ConfigError, TrainingError, UserError
@@ -33,7 +34,7 @@ from rm_experiments.runner.final import HandedOver, final_step, save_final
 from rm_experiments.runner.identity import identity_of
 from rm_experiments.runner.lock import check_lock
 from rm_experiments.runner.paths import check_paths
-from rm_experiments.runner.prepare import make_accelerator, plain_report, prepare
+from rm_experiments.runner.prepare import Prepared, make_accelerator, plain_report, prepare
 from rm_experiments.runner.probing import use_features
 from rm_experiments.runner.push import check_run, is_pushed, push_run
 from rm_experiments.runner.resuming import Beginning, begin, check_resumed, check_steps, find_beginning
@@ -45,11 +46,11 @@ from rm_experiments.runner.run_dir import (
     resume_directory,
     write_json,
 )
-from rm_experiments.runner.saving import check_space, checkpoint_size
+from rm_experiments.runner.saving import check_space
 from rm_experiments.runner.session import Session, finite_only
 from rm_experiments.runner.tracked import Labels, for_tracker, open_tracker, tell_missing
 from rm_experiments.training.checkpoints import CheckpointStore, is_disk_full, no_space
-from rm_experiments.training.optimizers.build import STATE_BYTES, build_optimizer
+from rm_experiments.training.optimizers.build import build_optimizer
 from rm_experiments.training.trainer import Trainer, count_steps, step_plan
 
 _SMALL_FILE = 4096
@@ -84,17 +85,7 @@ def train(
     """
     check(config)
     check_paths(config)
-    if config.launch.name == "torchrun" and config.launch.num_processes != ranks.world_size():
-        raise ConfigError(
-            f"launch.num_processes={config.launch.num_processes}: the run has {ranks.world_size()}; start it on each "
-            "machine with torchrun --nnodes MACHINES --nproc_per_node GPUS --rdzv_backend c10d --rdzv_endpoint "
-            "FIRST_MACHINE:29500 -m rm_experiments ..."
-        )
-    if config.launch.name != "inline" and config.launch.num_processes != ranks.world_size():
-        raise ConfigError(
-            f"launch.num_processes={config.launch.num_processes}: the run has {ranks.world_size()}; "
-            "only the command rm-train starts processes, so from Python use launch=inline"
-        )
+    _check_processes(config.launch)
     labels = Labels(sweep_dir=sweep_dir, overrides=overrides, swept=swept)
     keep_freed_memory()
     # Its bars fill logs with carriage returns; progress is shown by our own.
@@ -106,13 +97,7 @@ def train(
     ends = end_of_time(config.train.max_hours)
     run_dir = ranks.on_main(lambda: RunDir(config))
     if run_dir.exists and run_dir.finished:
-        ranks.on_main(lambda: check_lock(run_dir.path))
-        if config.hub.push and not is_pushed(run_dir.path):
-            ranks.on_main(lambda: check_run(config))
-            _push(config, run_dir.path, sweep_dir, console)
-        else:
-            console.result(f"{run_dir.path} is already complete; nothing was done.")
-        return RunResult(status="finished", run_dir=run_dir.path, metrics=run_dir.summary().get("final", {}))
+        return _already_finished(config, run_dir, sweep_dir, console)
     resume_from = resume_directory(config)
     if resume_from is not None:
         run_dir.branch = ranks.on_main(lambda: check_resumed(config, run_dir, resume_from))
@@ -122,26 +107,12 @@ def train(
         for line in [*data_lines(plain_report(prepared)), *prepared.notes, *dry_run_lines(config, prepared)]:
             console.result(line)
         return RunResult(status="dry_run", run_dir=run_dir.path)
-    with console.waiting("Loading the model ..."):
-        model = ready_model(config, prepared, accelerator)
-    if config.adapter.name == "probe":
-        with console.waiting("Computing features ..."):
-            model.notes.append(use_features(config, prepared, model, accelerator))
-    prepared.notes += model.notes
-    artifacts = Artifacts(
-        config=config, run_dir=run_dir, prepared=prepared, built=model.built, adapter=model.adapter,
-        accelerator=accelerator, batcher=model.batcher, skeleton=model.skeleton,
-        loading=model.loading,
-    )  # fmt: skip
+    artifacts = _artifacts(config, run_dir, accelerator, console, prepared)
     trainer = _trainer(artifacts)
     check_steps(config, trainer, resume_from)
     ranks.on_main(lambda: check_tracker(config.tracking, in_sweep=sweep_dir is not None))
-    size = checkpoint_size(
-        model.built.reward_model.model, artifacts.saved_dtype, model.adapter is not None,
-        STATE_BYTES[config.optimizer.name],
-    )  # fmt: skip
     saves_once = not evaluates(config) and config.checkpoint.every_steps is None
-    ranks.on_main(lambda: check_space(run_dir.path, size, config.checkpoint, saves_once))
+    ranks.on_main(lambda: check_space(run_dir.path, artifacts.checkpoint_bytes, config.checkpoint, saves_once))
     hub_lines = ranks.on_main(lambda: check_run(config))
     # From here on there is something to lose: a signal saves before it ends the run.
     with stop_on_signals() as stop:
@@ -158,6 +129,48 @@ def train(
             return result
         finally:
             run_dir.release()
+
+
+def _check_processes(launch: LaunchConfig) -> None:
+    """Refuse to run on other than as many processes as the config says."""
+    if launch.name == "torchrun" and launch.num_processes != ranks.world_size():
+        raise ConfigError(
+            f"launch.num_processes={launch.num_processes}: the run has {ranks.world_size()}; start it on each "
+            "machine with torchrun --nnodes MACHINES --nproc_per_node GPUS --rdzv_backend c10d --rdzv_endpoint "
+            "FIRST_MACHINE:29500 -m rm_experiments ..."
+        )
+    if launch.name != "inline" and launch.num_processes != ranks.world_size():
+        raise ConfigError(
+            f"launch.num_processes={launch.num_processes}: the run has {ranks.world_size()}; "
+            "only the command rm-train starts processes, so from Python use launch=inline"
+        )
+
+
+def _already_finished(config: RunConfig, run_dir: RunDir, sweep_dir: Path | None, console: RunConsole) -> RunResult:
+    """Nothing is left to do but to push what is not on the Hub yet."""
+    ranks.on_main(lambda: check_lock(run_dir.path))
+    if config.hub.push and not is_pushed(run_dir.path):
+        ranks.on_main(lambda: check_run(config))
+        _push(config, run_dir.path, sweep_dir, console)
+    else:
+        console.result(f"{run_dir.path} is already complete; nothing was done.")
+    return RunResult(status="finished", run_dir=run_dir.path, metrics=run_dir.summary().get("final", {}))
+
+
+def _artifacts(
+    config: RunConfig, run_dir: RunDir, accelerator: Accelerator, console: RunConsole, prepared: Prepared
+) -> Artifacts:
+    """The model on its device, and what writes of it."""
+    with console.waiting("Loading the model ..."):
+        model = ready_model(config, prepared, accelerator)
+    if config.adapter.name == "probe":
+        with console.waiting("Computing features ..."):
+            model.notes.append(use_features(config, prepared, model, accelerator))
+    prepared.notes += model.notes
+    return Artifacts(
+        config=config, run_dir=run_dir, prepared=prepared, built=model.built, adapter=model.adapter,
+        accelerator=accelerator, batcher=model.batcher, skeleton=model.skeleton, loading=model.loading,
+    )  # fmt: skip
 
 
 def _push(config: RunConfig, run_dir: Path, sweep_dir: Path | None, console: RunConsole) -> None:
@@ -288,10 +301,7 @@ def _supervise(
     result = RunResult(status=status, run_dir=run_dir.path, metrics=session.latest)
     if status == "interrupted":
         result.exit_code = stop.exit_code
-        if stop.time_is_over:
-            console.result("Its time was over: train.max_hours, or the end of the job (SLURM_JOB_END_TIME).")
-        console.result(f"Interrupted at step {session.step}; a checkpoint is in {session.store.path(session.step)}.")
-        console.result(f"Go on with the same command and  run_dir={run_dir.path}")
+        _words_of_interruption(session, stop, console)
     elif main:
         _closing_words(artifacts, session, console, handed_over, closing)
     return result
@@ -342,6 +352,13 @@ def peak_memory_mb() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _words_of_interruption(session: Session, stop: StopRequest, console: RunConsole) -> None:
+    if stop.time_is_over:
+        console.result("Its time was over: train.max_hours, or the end of the job (SLURM_JOB_END_TIME).")
+    console.result(f"Interrupted at step {session.step}; a checkpoint is in {session.store.path(session.step)}.")
+    console.result(f"Go on with the same command and  run_dir={session.artifacts.run_dir.path}")
 
 
 def _closing_words(

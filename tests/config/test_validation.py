@@ -11,6 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rm_experiments import compose
+from rm_experiments.config.data_schema import ColumnsConfig, EvalSetConfig
 from rm_experiments.config.schema import Mode, RunConfig
 from rm_experiments.config.validation import check
 from rm_experiments.errors import ConfigError
@@ -478,4 +479,16 @@ def test_a_metric_without_a_direction_takes_either_mode(metric: str, mode: Mode)
     config = changed("seed=0")
     config.checkpoint.metric, config.checkpoint.mode = metric, mode
 
+    assert check(config) is config
+
+
+def test_other_scores_in_an_evaluation_set_are_refused() -> None:
+    config = changed("data=local data.train=x loss.name=regression data.columns.attributes=[wit,truth]")
+    config.data.eval_sets = {"more": EvalSetConfig(source="y", columns=ColumnsConfig(attributes=["truth", "wit"]))}
+    message = (
+        r"^data.eval_sets.more.columns.attributes=\[truth,wit\]: must be those of the training data, \[wit,truth\]"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check(config)
+    config.data.eval_sets["more"].columns.attributes = ["wit", "truth"]
     assert check(config) is config

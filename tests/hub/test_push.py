@@ -16,9 +16,13 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard, constants
+from safetensors.torch import load_file, save_file
 
+from rm_experiments.config.compose import load_config_yaml
 from rm_experiments.config.push_schema import PushConfig
 from rm_experiments.errors import CheckpointError, ConfigError, PushError
+from rm_experiments.modeling.loading import load_saved, open_saved, own_file
+from rm_experiments.modeling.reward_model import last_linear
 from rm_experiments.reporting.hub_account import impatient_xet
 from rm_experiments.reporting.hub_upload import Pushed
 from rm_experiments.runner.push import push_models
@@ -68,6 +72,24 @@ def test_what_is_downloaded_is_what_was_pushed(
     assert verify_directory(tmp_path / "downloaded")["step"] == 4
     assert len(hub.parts) == 0
     assert any(re.fullmatch(r"/storage/\w+/2", path) for path in hub.paths("PUT")) == (part_size is not None)
+
+
+def test_a_model_is_read_by_its_id_with_its_settings_and_all_heads(hub: Hub, run: Path) -> None:
+    final = run / "final"
+    (final / "MANIFEST.json").unlink()
+    score = load_file(final / "model.safetensors")["score.weight"]
+    known = {"kind": "ensemble", "names": '["a", "b"]', "weights": "[0.5, 0.5]"}
+    save_file({"weight": torch.cat([3 * score, -score])}, final / "heads.safetensors", metadata=known)
+    push(final, repo_id="ada/rm")
+
+    model = open_saved("ada/rm")
+    assert model.saved == load_config_yaml(final / "config.yaml")
+    assert len(load_saved(model).heads) == 1
+    loaded = load_saved(model, all_heads=True)
+    assert loaded.heads.names == ("a", "b")
+    assert torch.equal(last_linear(loaded).weight, torch.cat([3 * score, -score]))
+    # Of somebody else's model there is neither.
+    assert own_file("ada/rm", None, "absent.yaml") is None
 
 
 def test_the_card_on_the_hub_loads_the_repository_and_parses(hub: Hub, run: Path) -> None:

@@ -142,14 +142,12 @@ def test_a_scale_is_folded_into_all_heads(base: Path, tokenizer: PreTrainedToken
 
 def test_heads_of_another_model_are_refused(base: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     model = built(base, tokenizer).reward_model
-    load_heads(tmp_path, model)
-    assert len(model.heads) == 1
     known = {"kind": "ensemble", "names": '["a", "b"]', "weights": "[0.5, 0.5]"}
     save_file({"weight": torch.zeros(2, 5)}, tmp_path / "heads.safetensors", metadata=known)
     with pytest.raises(
         CheckpointError, match=r"heads.safetensors: holds heads of the shape \(2, 5\), not this model's"
     ):
-        load_heads(tmp_path, model)
+        load_heads(tmp_path / "heads.safetensors", model)
     (tmp_path / "heads.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match=r"heads.safetensors: is no file of reward heads"):
-        load_heads(tmp_path, model)
+        load_heads(tmp_path / "heads.safetensors", model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +12,10 @@ from torch import Tensor
 
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import TrainingError
-from rm_experiments.modeling.layouts.choice import choose_layout
-from rm_experiments.modeling.reward_model import RewardModel, build_reward_model
+from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.runner.prepare import Prepared, prepare
-from rm_experiments.training.optimizers.build import build_optimizer
-from rm_experiments.training.trainer import Trainer, step_plan
+from rm_experiments.training.trainer import Trainer
+from tests.training.making import make_trainer
 
 Compose = Callable[..., RunConfig]
 WORLD = (
@@ -37,15 +35,7 @@ def trainer_of(compose: Compose, accelerator: Accelerator, prepared: Prepared) -
     """Trainers that start from the same weights and random numbers."""
 
     def make(*overrides: str) -> Trainer:
-        config = compose(*WORLD, *overrides)
-        model = build_reward_model(config.model, copy.deepcopy(prepared.model_config), config.seed).reward_model
-        batcher, _ = choose_layout(model, config.train.layout, int(prepared.tokenizer.pad_token_id), False)
-        trainer = Trainer(
-            accelerator=accelerator, reward_model=model, built=build_optimizer(model, config.optimizer),
-            pairs=prepared.train, plan=step_plan(config, prepared.train), max_steps=20, batcher=batcher, config=config,
-        )  # fmt: skip
-        torch.manual_seed(5)
-        return trainer
+        return make_trainer(compose(*WORLD, *overrides), prepared, accelerator, exact=False)
 
     return make
 

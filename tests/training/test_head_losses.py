@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -15,15 +14,12 @@ from torch import Tensor
 from rm_experiments.config.heads import heads_of
 from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.config.schema import RunConfig
-from rm_experiments.modeling.heads import add_heads
-from rm_experiments.modeling.layouts.choice import choose_layout
-from rm_experiments.modeling.reward_model import build_reward_model, last_linear
+from rm_experiments.modeling.reward_model import last_linear
 from rm_experiments.runner.prepare import Prepared, prepare
 from rm_experiments.training.head_losses import correlation, odin_penalty, resampled_counts
 from rm_experiments.training.labels import labelled
 from rm_experiments.training.losses import losses_of
-from rm_experiments.training.optimizers.build import BuiltOptimizer
-from rm_experiments.training.trainer import Trainer, step_plan
+from tests.training.making import make_trainer
 
 Compose = Callable[..., RunConfig]
 
@@ -134,22 +130,15 @@ def test_number_of_passes_does_not_change_the_step(
     found = []
     for tokens in (1_000_000, 120):
         config = compose(*WORLD, *loss.split(), f"train.micro_batch_tokens={tokens}")
-        built = build_reward_model(config.model, copy.deepcopy(prepared.model_config), 0)
-        add_heads(built, heads_of(config), 0)
-        model = built.reward_model.double()
-        batcher, _ = choose_layout(model, config.train.layout, int(prepared.tokenizer.pad_token_id), False)
-        named = dict(model.named_parameters())
-        optimizer = BuiltOptimizer(optimizer=torch.optim.SGD(named.values(), lr=1), names=[*named])
-        trainer = Trainer(
-            accelerator=accelerator, reward_model=model, built=optimizer, pairs=prepared.train,
-            plan=step_plan(config, prepared.train), max_steps=4, batcher=batcher, config=config,
-        )  # fmt: skip
+        trainer = make_trainer(config, prepared, accelerator, exact=True)
+        model = trainer.reward_model
         before = last_linear(model).weight.detach().clone()
         for _ in range(2):
             assert trainer.step()
         assert last_linear(model).weight.shape == before.shape == (len(heads_of(config)), 16)
         assert (last_linear(model).weight - before).abs().amin(dim=1).max() > 0
-        found.append(({name: value.detach().clone() for name, value in named.items()}, trainer.window.read()))
+        weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+        found.append((weights, trainer.window.read()))
     (one, metrics), (two, again) = found
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-11
     assert again == pytest.approx(metrics, rel=1e-10)

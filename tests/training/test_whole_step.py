@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +14,11 @@ from torch.nn.functional import logsigmoid
 from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import NonFiniteError
-from rm_experiments.modeling.layouts.choice import choose_layout
-from rm_experiments.modeling.reward_model import build_reward_model
 from rm_experiments.runner.prepare import Prepared, prepare
 from rm_experiments.training.labels import LabelledRewards
 from rm_experiments.training.losses import LOSSES, LossKind
-from rm_experiments.training.optimizers.build import BuiltOptimizer
-from rm_experiments.training.trainer import Trainer, step_plan
+from rm_experiments.training.trainer import Trainer
+from tests.training.making import make_trainer
 
 Compose = Callable[..., RunConfig]
 WORLD = (
@@ -55,19 +52,7 @@ def trainer_of(compose: Compose, accelerator: Accelerator, prepared: Prepared) -
     """Trainers in float64 by plain gradient descent, from the same weights and random numbers."""
 
     def make(*overrides: str) -> Trainer:
-        config = compose(*WORLD, *overrides)
-        model_config = copy.deepcopy(prepared.model_config)
-        model_config.attention_dropout = config.model.dropout
-        model = build_reward_model(config.model, model_config, config.seed).reward_model.double()
-        batcher, _ = choose_layout(model, config.train.layout, int(prepared.tokenizer.pad_token_id), False)
-        named = dict(model.named_parameters())
-        built = BuiltOptimizer(optimizer=torch.optim.SGD(named.values(), lr=1), names=[list(named)])
-        trainer = Trainer(
-            accelerator=accelerator, reward_model=model, built=built, pairs=prepared.train,
-            plan=step_plan(config, prepared.train), max_steps=20, batcher=batcher, config=config,
-        )  # fmt: skip
-        torch.manual_seed(5)
-        return trainer
+        return make_trainer(compose(*WORLD, *overrides), prepared, accelerator, exact=True)
 
     return make
 
