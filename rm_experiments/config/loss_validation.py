@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 from rm_experiments.config.data_schema import EvalSetConfig, Ties
 from rm_experiments.config.heads import attributes_of, heads_of
@@ -51,6 +53,17 @@ _NOT_WITH: tuple[tuple[str, str, str], ...] = (
     ("plackett_luce", "label_smoothing", "a ranking is a row of choices, not of labels"),
 )
 """(loss, setting that does not go with it, why)."""
+
+
+def loss_settings(loss: LossConfig) -> dict[str, Any]:
+    """The settings of `loss` that its loss reads, for people."""
+    unread = {key for key, names in _READ_BY.items() if loss.name not in names}
+    unread |= {key for name, key, _ in _NOT_WITH if loss.name == name}
+    if not loss.barrier_coefficient:
+        unread.add("barrier_bound")
+    if loss.num_heads == 1:
+        unread |= {"num_heads", "bootstrap"}
+    return {key: value for key, value in asdict(loss).items() if key not in unread and value is not None}
 
 
 def loss_numbers(config: RunConfig) -> Iterator[NumberRule]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 from rm_experiments.config.optimizer_schema import OptimizerConfig
 from rm_experiments.config.rules import (
@@ -32,6 +34,13 @@ OPTIMIZER_NAMES = tuple(READS)
 WITH_SLICES = ("adamw", "lion", "schedule_free_adamw")
 """Those that update each weight by itself, and so the slices of a spread model."""
 SCHEDULE_NAMES = ("constant", "linear", "cosine", "warmup_stable_decay")
+
+
+def optimizer_settings(optimizer: OptimizerConfig) -> dict[str, Any]:
+    """The settings of `optimizer` that its optimizer reads, for people; ratios of rates where they are not 1."""
+    shown = {"name", "lr", "weight_decay", *READS[optimizer.name]}
+    ratios = {key for key in ("layer_decay", "head_lr_ratio", "lora_b_lr_ratio") if getattr(optimizer, key) != 1}
+    return {key: value for key, value in asdict(optimizer).items() if key in shown | ratios}
 
 
 def optimizer_numbers(config: RunConfig) -> Iterator[NumberRule]:

@@ -43,7 +43,10 @@ def add_heads(built: BuiltModel, heads: Heads, seed: int) -> None:
             bias = (kept * head.bias.detach().float())[:, 0]
     _widen(reward_model, heads, weight, None if head.bias is None else bias)
     how = "around the checkpoint's own" if not built.fresh_head else "fresh"
-    built.notes.append(f"Reward heads: {len(heads)} ({', '.join(heads.names)}), {how}; the reward is {_sum(heads)}.")
+    built.notes.append(
+        f"Reward heads: {len(heads)} ({', '.join(heads.names)}), {how}; the reward is {_sum(heads)}. "
+        f"All of them are saved in {HEADS_FILE}."
+    )
 
 
 def _sum(heads: Heads) -> str:

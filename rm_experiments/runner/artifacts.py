@@ -18,6 +18,8 @@ from torch import Tensor
 
 from rm_experiments.config.compose import config_yaml, to_plain
 from rm_experiments.config.data_schema import DataConfig
+from rm_experiments.config.loss_validation import loss_settings
+from rm_experiments.config.optimizer_validation import optimizer_settings
 from rm_experiments.config.schema import Dtype, ModelSource, RunConfig
 from rm_experiments.data.batching import StepPlan
 from rm_experiments.data.hub import HubId
@@ -232,8 +234,8 @@ class Artifacts:
             max_steps=max_steps,
             epochs=epochs,
             seed=config.seed,
-            loss=to_plain(config.loss),
-            optimizer=to_plain(config.optimizer),
+            loss=loss_settings(config.loss),
+            optimizer=optimizer_settings(config.optimizer),
             scheduler=to_plain(config.scheduler),
             batch_size=config.train.batch_size,
             max_length=prepared.max_length,

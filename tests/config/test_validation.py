@@ -12,6 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rm_experiments import compose
 from rm_experiments.config.data_schema import ColumnsConfig, EvalSetConfig
+from rm_experiments.config.loss_schema import LossConfig
+from rm_experiments.config.loss_validation import loss_settings
+from rm_experiments.config.optimizer_schema import OptimizerConfig
+from rm_experiments.config.optimizer_validation import optimizer_settings
 from rm_experiments.config.schema import Mode, RunConfig
 from rm_experiments.config.validation import check
 from rm_experiments.errors import ConfigError
@@ -492,3 +496,21 @@ def test_other_scores_in_an_evaluation_set_are_refused() -> None:
         check(config)
     config.data.eval_sets["more"].columns.attributes = ["wit", "truth"]
     assert check(config) is config
+
+
+def test_only_the_settings_that_are_read_are_shown() -> None:
+    plain = {"name": "bradley_terry", "use_margin": False, "label_smoothing": 0.0, "center_coefficient": 0.0}
+    assert loss_settings(LossConfig()) == {**plain, "barrier_coefficient": 0.0}
+    assert loss_settings(LossConfig(barrier_coefficient=0.1, num_heads=3)) == {
+        **plain, "barrier_coefficient": 0.1, "barrier_bound": 5.0, "num_heads": 3, "bootstrap": True
+    }  # fmt: skip
+    assert loss_settings(LossConfig(name="regression", attribute_weights=[2.0, 1.0])) == {
+        "name": "regression", "attribute_weights": [2.0, 1.0]
+    }  # fmt: skip
+    assert loss_settings(LossConfig(name="plackett_luce")).keys() == {
+        "name", "center_coefficient", "barrier_coefficient"
+    }  # fmt: skip
+    lion = OptimizerConfig(name="lion", lr=0.5, eps=None, layer_decay=0.5)
+    assert optimizer_settings(lion) == {
+        "name": "lion", "lr": 0.5, "weight_decay": 0.0, "betas": [0.9, 0.999], "layer_decay": 0.5
+    }  # fmt: skip

@@ -69,8 +69,10 @@ def test_a_checkpoints_own_head_is_kept(base: Path, tokenizer: PreTrainedTokeniz
     assert len({tuple(row) for row in head.weight.tolist()}) == 3
     if own.bias is not None:
         assert head.bias.tolist() == own.bias.tolist() * 3
-    assert "Reward heads: 3 (head_0, head_1, head_2), around the checkpoint's own; the reward is their mean." \
-        in ensemble.notes  # fmt: skip
+    assert (
+        "Reward heads: 3 (head_0, head_1, head_2), around the checkpoint's own; the reward is their mean. All of them "
+        "are saved in heads.safetensors." in ensemble.notes
+    )
     odin = last_linear(built(base, tokenizer, ODIN).reward_model)
     assert torch.equal(odin.weight[0], own.weight[0])
     assert not torch.equal(odin.weight[1], own.weight[0])
