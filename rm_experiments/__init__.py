@@ -1,13 +1,14 @@
 """Train, evaluate and compare reward models.
 
-From Python: `rm_experiments.train(rm_experiments.compose(["seed=1"]))`. Importing this package imports no torch.
+From Python: `rm_experiments.train(rm_experiments.compose(["seed=1"]))`, and
+`rm_experiments.RewardModel.load(DIR).score(prompt, response)`. Importing this package imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rm_experiments.config.compare_schema import CompareConfig
@@ -21,8 +22,18 @@ if TYPE_CHECKING:
     from rm_experiments.runner.look import LookResult
     from rm_experiments.runner.merge import MergeResult
     from rm_experiments.runner.train import RunResult
+    from rm_experiments.scoring.model import RewardModel as RewardModel
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`RewardModel`, which imports torch, when it is asked for."""
+    if name == "RewardModel":
+        from rm_experiments.scoring.model import RewardModel
+
+        return RewardModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def compose(overrides: list[str] | None = None) -> RunConfig:

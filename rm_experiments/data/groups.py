@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rm_experiments.data.tokens import TokenizedPairs
+from rm_experiments.data.tokens import TokenizedAnswers, TokenizedPairs
 
 Ids = NDArray[Any]
+Member = tuple[int, ...]
+"""Numbers of the sequences that stay together: both of a pair, or one answer."""
+
+
+class Sequences(Protocol):
+    """Token ids by number: sequence `2 * i` and `2 * i + 1` of pairs, or answers."""
+
+    lengths: NDArray[Any]
+    """Tokens of each, in any shape."""
+
+    def raw_sequence(self, index: int) -> Ids:
+        """Token ids of one, in any type of integers."""
 
 
 class Group(NamedTuple):
@@ -46,9 +58,13 @@ def pair_items(pairs: TokenizedPairs, members: Ids) -> list[Item]:
 
 def sequence_items(pairs: TokenizedPairs, members: Ids) -> list[Item]:
     """Each side of each pair by itself."""
-    numbers = np.stack([2 * members, 2 * members + 1], axis=1).ravel().tolist()
-    costs = pairs.lengths[members].ravel().tolist()
-    return [Item((one,), (Group(0, (one,)),), (0,), cost) for one, cost in zip(numbers, costs, strict=True)]
+    return single_items(pairs, np.stack([2 * members, 2 * members + 1], axis=1).ravel())
+
+
+def single_items(sequences: Sequences, numbers: Ids) -> list[Item]:
+    """Each of the sequences `numbers` by itself."""
+    costs = sequences.lengths.ravel()[numbers].tolist()
+    return [Item((one,), (Group(0, (one,)),), (0,), cost) for one, cost in zip(numbers.tolist(), costs, strict=True)]
 
 
 def shared_items(pairs: TokenizedPairs, members: Ids, budget: int) -> list[Item]:
@@ -57,24 +73,29 @@ def shared_items(pairs: TokenizedPairs, members: Ids, budget: int) -> list[Item]
     A sequence that several pairs have (the best of k responses) is computed once, too. Pairs of one prompt whose
     prompts were cut at different places stay apart when that is cheaper.
     """
-    clusters: dict[int, list[int]] = {}
+    clusters: dict[int, list[Member]] = {}
     for one, prompt in zip(members.tolist(), pairs.prompts[members].tolist(), strict=True):
-        clusters.setdefault(prompt, []).append(one)
-    items: list[Item] = []
-    for cluster in clusters.values():
-        items += _cluster_items(pairs, cluster, budget)
-    return items
+        clusters.setdefault(prompt, []).append((2 * one, 2 * one + 1))
+    return [item for cluster in clusters.values() for item in _cluster_items(pairs, cluster, budget)]
 
 
-def _cluster_items(pairs: TokenizedPairs, cluster: list[int], budget: int) -> list[Item]:
-    alone = [_shared_item(pairs, [one]) for one in cluster]
+def answer_items(answers: TokenizedAnswers, budget: int) -> list[Item]:
+    """Answers of one prompt together as far as the budget goes, as the pairs of `shared_items`."""
+    clusters: dict[int, list[Member]] = {}
+    for one, prompt in enumerate(answers.prompts.tolist()):
+        clusters.setdefault(prompt, []).append((one,))
+    return [item for cluster in clusters.values() for item in _cluster_items(answers, cluster, budget)]
+
+
+def _cluster_items(sequences: Sequences, cluster: list[Member], budget: int) -> list[Item]:
+    alone = [_shared_item(sequences, [one]) for one in cluster]
     items: list[Item] = []
     start = 0
     while start < len(cluster):
         end, item, apart, step = start + 1, alone[start], alone[start].cost, 1
         while end < len(cluster):
             more = min(step, len(cluster) - end)
-            wider = _shared_item(pairs, cluster[start : end + more])
+            wider = _shared_item(sequences, cluster[start : end + more])
             together = apart + sum(one.cost for one in alone[end : end + more])
             if wider.cost <= budget and wider.cost < together:
                 # Twice as many the next time: a prompt may have hundreds of pairs.
@@ -88,14 +109,14 @@ def _cluster_items(pairs: TokenizedPairs, cluster: list[int], budget: int) -> li
     return items
 
 
-def _shared_item(pairs: TokenizedPairs, members: list[int]) -> Item:
+def _shared_item(sequences: Sequences, members: list[Member]) -> Item:
     places: dict[bytes, int] = {}
     numbers: list[int] = []
     found: list[int] = []
     ids: list[Ids] = []
-    wanted = tuple(number for one in members for number in (2 * one, 2 * one + 1))
+    wanted = tuple(number for one in members for number in one)
     for number in wanted:
-        sequence = pairs.raw_sequence(number)
+        sequence = sequences.raw_sequence(number)
         place = places.setdefault(sequence.tobytes(), len(numbers))
         if place == len(numbers):
             numbers.append(number)

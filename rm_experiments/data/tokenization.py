@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +18,18 @@ from transformers import PreTrainedTokenizerBase
 
 from rm_experiments.config.data_schema import DataConfig, Overlength, TextAs
 from rm_experiments.data import tokens
+from rm_experiments.data.answers import answers_of
 from rm_experiments.data.cache import DataCache, digest, file_digest
-from rm_experiments.data.pairs import PreferencePair, answer_messages, prompt_messages
-from rm_experiments.data.special_text import CHECKED, SpecialTexts
+from rm_experiments.data.length_policy import Problem, cutter_of, shared_prompt
+from rm_experiments.data.pairs import PreferencePair
+from rm_experiments.data.rendering import Renderer, backend_of, ids_of
 from rm_experiments.data.splits import Split
 from rm_experiments.data.table import PairTable, table_of
-from rm_experiments.data.templates import first_token, last_token, last_token_id, render, token_id
 from rm_experiments.data.tokens import Ids, TokenizedPairs, TokenStore, TokenWriter
-from rm_experiments.data.wording import data_error, shown
 from rm_experiments.errors import DataError
 
 _CHUNK = 1024
 """Pairs rendered and tokenized at a time: enough for the tokenizer's own threads, small in memory."""
-
-Texts: TypeAlias = tuple[str, str, str]
-"""Prompt, prompt + chosen and prompt + rejected as the model reads them, first and last token included."""
 
 
 @dataclass(kw_only=True)
@@ -103,7 +100,7 @@ def tokenize_split(
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of everything in a prepared tokenizer that decides about ids."""
-    backend = _backend(tokenizer)
+    backend = backend_of(tokenizer)
     vocabulary = _files_digest(tokenizer) if backend is None else backend.to_str()
     parts = [vocabulary, type(tokenizer).__name__, tokenizer.chat_template, tokenizer.special_tokens_map]
     return digest([str(part) for part in parts])
@@ -128,18 +125,26 @@ def tokenize_table(
         DataError: naming the row, when the template refuses it.
     """
     writer = TokenWriter(directory, len(tokenizer))
-    cutter = _Cutter(max_length, config.overlength, _first_token_id(tokenizer), last_token_id(tokenizer))
-    for prompts, chosen, rejected in _encoded(table.pairs(rows), tokenizer, config.text_as, key):
-        for prompt_ids, chosen_ids, rejected_ids in zip(prompts, chosen, rejected, strict=True):
-            shared = min(_common_prefix(prompt_ids, chosen_ids), _common_prefix(prompt_ids, rejected_ids))
-            full = len(chosen_ids), len(rejected_ids)
-            outcome = 0
-            if max(full) > max_length:
-                shared, chosen_ids, rejected_ids, outcome = cutter.cut(shared, chosen_ids, rejected_ids)
-            if len(chosen_ids) == len(rejected_ids) and np.array_equal(chosen_ids, rejected_ids):
-                outcome |= tokens.ALIKE
-            writer.add(chosen_ids, rejected_ids, full, shared, outcome)
+    cutter = cutter_of(tokenizer, max_length, config.overlength)
+    for prompt_ids, chosen_ids, rejected_ids in _encoded(table.pairs(rows), tokenizer, config.text_as, key):
+        full = len(chosen_ids), len(rejected_ids)
+        cut = cutter.cut(shared_prompt(prompt_ids, (chosen_ids, rejected_ids)), [chosen_ids, rejected_ids])
+        chosen_ids, rejected_ids = cut.sequences
+        alike = len(chosen_ids) == len(rejected_ids) and np.array_equal(chosen_ids, rejected_ids)
+        outcome = _OUTCOMES[cut.problem] | (tokens.ALIKE if alike else 0)
+        outcome |= tokens.TRUNCATED_PROMPT if cut.prompt else 0
+        outcome |= tokens.TRUNCATED_CHOSEN if cut.ends[0] else 0
+        outcome |= tokens.TRUNCATED_REJECTED if cut.ends[1] else 0
+        writer.add(chosen_ids, rejected_ids, full, cut.num_prompt_tokens, outcome)
     writer.close()
+
+
+_OUTCOMES = {
+    None: 0,
+    Problem.dropped: tokens.DROPPED,
+    Problem.too_long: tokens.TOO_LONG,
+    Problem.no_room: tokens.NO_ROOM,
+}
 
 
 def fit_split(
@@ -223,126 +228,24 @@ def summary(report: LengthReport) -> dict[str, Any]:
 
 def _encoded(
     pairs: Iterable[PreferencePair], tokenizer: PreTrainedTokenizerBase, text_as: TextAs, key: str
-) -> Iterator[tuple[list[Ids], list[Ids], list[Ids]]]:
-    """Ids of the prompts (as far as they end before the answer), the chosen and the rejected sides, chunk by chunk.
+) -> Iterator[list[Ids]]:
+    """Of each pair the ids of the prompt (as far as it ends before the answer), of the chosen and the rejected side.
 
     The next chunk is rendered while the tokenizer's threads, which need no Python, are at work on this one.
     """
-    special = SpecialTexts(tokenizer)
+    renderer = Renderer(tokenizer, text_as)
     iterator = iter(pairs)
 
     def rendered() -> list[str]:
         texts: list[str] = []
         for pair in islice(iterator, _CHUNK):
-            texts += _texts(pair, tokenizer, text_as, special, key)
+            texts += renderer.texts(answers_of(pair), f"{key}: {pair.where or f'row {pair.id}'}")
         return texts
 
     with ThreadPoolExecutor(1) as pool:
         texts = rendered()
         while texts:
             coming = pool.submit(rendered)
-            ids = _ids(texts, tokenizer)
-            yield ids[0::3], ids[1::3], ids[2::3]
+            ids = ids_of(texts, tokenizer)
+            yield from (ids[at : at + 3] for at in range(0, len(ids), 3))
             texts = coming.result()
-
-
-def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Ids]:
-    backend = _backend(tokenizer)
-    if backend is None:
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return [np.array(row, dtype=np.int32) for row in encoded]
-    # Without the offsets into the text, which nobody reads here.
-    return [np.array(one.ids, dtype=np.int32) for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The fast tokenizer behind `tokenizer`, which neither cuts nor pads; None where there is none."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        backend.no_truncation()
-        backend.no_padding()
-    return backend
-
-
-def _texts(
-    pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, text_as: TextAs, special: SpecialTexts, key: str
-) -> Texts:
-    texts = all(isinstance(text, str) for text in (pair.prompt, pair.chosen, pair.rejected))
-    if text_as is TextAs.raw and texts:
-        first, last = first_token(tokenizer) or "", last_token(tokenizer)
-        # Escaped whole: a special token may begin in the prompt and end in the answer.
-        chosen, rejected = (special.escape(f"{pair.prompt}{one}") for one in (pair.chosen, pair.rejected))
-        return first + special.escape(str(pair.prompt)), f"{first}{chosen}{last}", f"{first}{rejected}{last}"
-    prompt_turns = prompt_messages(pair.prompt)
-    sides = [[*prompt_turns, *answer_messages(answer)] for answer in (pair.chosen, pair.rejected)]
-    place = f"{key}: {pair.where or f'row {pair.id}'}"
-    # The template breaks special tokens up in turns and tools, but cannot know which further variables it is given.
-    if special.are_in(pair.template_kwargs):
-        raise data_error(
-            f"{place}: chat_template_kwargs={shown(pair.template_kwargs)} writes out a special token of the tokenizer; "
-            "remove it from the row, or give it to all rows with +data.chat_template_kwargs.NAME=VALUE"
-        )
-    more: dict[str, Any] = {"tools": pair.tools, **(pair.template_kwargs or {})}
-    more[CHECKED] = not any(map(special.are_in, (sides[0], sides[1][len(prompt_turns) :], pair.tools)))
-    try:
-        chosen, rejected = render(tokenizer, sides, **more)
-        # Without a prompt the two sides share what the template begins with.
-        no_prompt = first_token(tokenizer) or ""
-        prompt = render(tokenizer, [prompt_turns], generation_prompt=True, **more)[0] if prompt_turns else no_prompt
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        remedy = "try data.text_as=raw for plain text" if texts else "try another data.chat_template, or mend its turns"
-        raise DataError(f"{place}: the model's chat template refuses its turns ({reason}); {remedy}") from error
-    return prompt, chosen, rejected
-
-
-def _first_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    first = first_token(tokenizer)
-    return None if first is None else token_id(tokenizer, first)
-
-
-def _common_prefix(a: Ids, b: Ids) -> int:
-    shorter = min(len(a), len(b))
-    different = np.flatnonzero(a[:shorter] != b[:shorter])
-    return int(different[0]) if len(different) else shorter
-
-
-@dataclass(frozen=True)
-class _Cutter:
-    """The length policy for a pair that is too long."""
-
-    limit: int
-    policy: Overlength
-    first_id: int | None
-    last_id: int
-
-    def cut(self, shared: int, chosen: Ids, rejected: Ids) -> tuple[int, Ids, Ids, int]:
-        """Prompt tokens, both sides within the limit, and what was done. Both sides lose the same prompt tokens."""
-        if self.policy is Overlength.error:
-            return shared, chosen, rejected, tokens.TOO_LONG
-        if self.policy is Overlength.drop:
-            return shared, chosen, rejected, tokens.DROPPED
-        outcome = bos = removed = 0
-        if self.policy is Overlength.truncate_response:
-            if self.limit - shared < 2:
-                return shared, chosen, rejected, tokens.NO_ROOM
-        else:
-            bos = int(shared > 0 and chosen[0] == self.first_id)
-            removed = min(max(len(chosen), len(rejected)) - self.limit, shared - bos)
-        if removed:
-            outcome |= tokens.TRUNCATED_PROMPT
-            # BOS stays; the oldest tokens behind it go, the same ones on both sides.
-            chosen = np.concatenate([chosen[:bos], chosen[bos + removed :]])
-            rejected = np.concatenate([rejected[:bos], rejected[bos + removed :]])
-            shared -= removed
-        if len(chosen) > self.limit:
-            outcome |= tokens.TRUNCATED_CHOSEN
-        if len(rejected) > self.limit:
-            outcome |= tokens.TRUNCATED_REJECTED
-        return shared, self._end(chosen), self._end(rejected), outcome
-
-    def _end(self, side: Ids) -> Ids:
-        """A side that is still too long loses its end, but for the scored last token."""
-        if len(side) <= self.limit:
-            return side
-        return np.append(side[: self.limit - 1], np.int32(self.last_id))

@@ -221,6 +221,28 @@ class TokenizedPairs:
         return self.select(np.arange(min(count, len(self))))
 
 
+@dataclass(kw_only=True)
+class TokenizedAnswers:
+    """Answers by themselves, of any prompts."""
+
+    ids: list[Ids]
+    """[n] token ids of each."""
+    prompts: NDArray[np.int64]
+    """[n] a number per prompt: answers with the same one begin with its tokens."""
+    lengths: NDArray[np.int32] = field(init=False)
+    """[n] tokens of each."""
+
+    def __post_init__(self) -> None:
+        self.lengths = np.array([len(one) for one in self.ids], dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def raw_sequence(self, index: int) -> Ids:
+        """Token ids of one."""
+        return self.ids[index]
+
+
 def pairs_of_store(
     store: TokenStore, table: PairTable, rows: NDArray[np.int64], positions: NDArray[np.int64]
 ) -> TokenizedPairs:

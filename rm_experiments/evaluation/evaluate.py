@@ -12,18 +12,16 @@ from accelerate.utils import gather_object
 
 from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.data.groups import Item, shares_of_ranks
-from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.tokens import TokenizedPairs
-from rm_experiments.errors import OutOfMemoryError
+from rm_experiments.evaluation.forward import forward_passes
 from rm_experiments.evaluation.metrics import Objective
 from rm_experiments.evaluation.pairs import Vector
 from rm_experiments.evaluation.records import SCORES, Records, has_heads, make_records
 from rm_experiments.launch import ranks
-from rm_experiments.launch.memory import is_out_of_memory
 from rm_experiments.launch.signals import Stopped
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
-from rm_experiments.modeling.sharding import is_sharded, reshard
+from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.training.labels import PairLabels
 from rm_experiments.training.losses import losses_of
 
@@ -53,42 +51,16 @@ def evaluate(
     # Processes that hold a slice of the model each compute every pass together, and so make equally many.
     together = is_sharded(reward_model)
     passes = _most_passes(batcher, pairs, items, shares, token_budget) if together else 0
-    was_training = reward_model.training
-    reward_model.eval()
-    done: list[tuple[np.ndarray, torch.Tensor]] = []
-    stopped = False
-    # What is gathered in inference mode cannot be trained later.
-    without_gradients = torch.no_grad if together else torch.inference_mode
-    with without_gradients(), accelerator.autocast():
-        while (share or passes) and not stopped:
-            bins, finished = batcher.bins(pairs, share, token_budget) if share else [], 0
-            own = len(bins)
-            bins += [[min(items, key=lambda one: one.cost)]] * (passes - own)
-            try:
-                for made in prefetched(batcher.micro_batch(pairs, one) for one in bins):
-                    stopped = ranks.largest(int(should_stop())) > 0 if together else should_stop()
-                    if stopped:
-                        break
-                    micro = made.to(accelerator.device)
-                    rewards = reward_model(micro.batch)[micro.places]
-                    finished += 1
-                    if finished <= own:
-                        done.append((micro.sequences, rewards))
-                    on_progress(len(micro.sequences))
-                share, passes = [], 0
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if together:
-                    raise _no_memory_together(accelerator.process_index, token_budget) from error
-                token_budget = smaller(token_budget, bins[finished], error)
-                share = [item for one in bins[finished:] for item in one]
-    if together:
-        reshard(reward_model)
-    reward_model.release()
-    reward_model.train(was_training)
-    # Read once at the end, so that the device never waits for the host.
-    mine = [(sequences, values.double().cpu().numpy()) for sequences, values in done]
+    filler = min(items, key=lambda one: one.cost) if together else None
+    mine, stopped = [], False
+    try:
+        done = forward_passes(
+            accelerator, reward_model, pairs, batcher, share, token_budget, on_progress, should_stop, passes, filler
+        )
+        # Read once at the end, so that the device never waits for the host.
+        mine = [(numbers, values.double().cpu().numpy()) for numbers, values in done]
+    except Stopped:
+        stopped = True
     if ranks.largest(int(stopped)):
         raise Stopped
     heads = reward_model.heads
@@ -103,26 +75,6 @@ def _most_passes(
 ) -> int:
     """Forward passes of the process that makes most."""
     return max(len(batcher.bins(pairs, [items[one] for one in share], token_budget)) for share in shares if share)
-
-
-def _no_memory_together(rank: int, token_budget: int) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        f"rank {rank}: out of memory in evaluation, in a forward pass that all processes compute together; try "
-        f"eval.micro_batch_tokens={max(1, token_budget // 2)}"
-    )
-
-
-def smaller(token_budget: int, passed: list[Item], error: RuntimeError) -> int:
-    """The budget after a forward pass for which memory did not suffice."""
-    if len(passed) == 1:
-        tokens = passed[0].cost
-        reason = str(error).splitlines()[0]
-        raise OutOfMemoryError(
-            f"out of memory in evaluation, for one group of {tokens:,} tokens: {reason}; lower data.max_length"
-        ) from error
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return max(1, min(token_budget, sum(one.cost for one in passed)) // 2)
 
 
 def objective_of(config: LossConfig) -> Objective:

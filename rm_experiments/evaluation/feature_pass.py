@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.tokens import TokenizedPairs
-from rm_experiments.evaluation.evaluate import smaller
+from rm_experiments.evaluation.forward import smaller
 from rm_experiments.launch.memory import is_out_of_memory
 from rm_experiments.modeling.features import Pooling, features_of
 from rm_experiments.modeling.layouts.batch import FeatureBatch

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers.utils import logging as transformers_logging
 
 from rm_experiments.config.compose import config_yaml, plain_yaml, to_plain
 from rm_experiments.config.evaluation_data import has_source, with_saved
 from rm_experiments.config.evaluation_schema import EvaluationConfig, breakdown_of, check_evaluation
 from rm_experiments.config.loss_schema import LossConfig
-from rm_experiments.config.schema import Precision, TrainConfig
+from rm_experiments.config.schema import TrainConfig
 from rm_experiments.data.cache import DataCache
 from rm_experiments.data.splits import Split, load_evaluation
 from rm_experiments.data.templates import prepare_tokenizer
@@ -55,7 +54,7 @@ from rm_experiments.runner.run_dir import (
     write_json,
     write_text,
 )
-from rm_experiments.runner.saved_models import Checkpoint, find_checkpoints
+from rm_experiments.runner.saved_models import Checkpoint, computing_of, find_checkpoints
 from rm_experiments.training.budget import evaluation_budget, training_budget
 
 
@@ -117,7 +116,8 @@ def evaluate_models(config: EvaluationConfig, typed: Collection[str] = ()) -> Ev
             raise ConfigError(f"card=true: {elsewhere[0]} is no directory, so it has no card to write; leave it out")
     opened = [open_saved(one.name, config.model.revision, config.model.trust_remote_code) for one in checkpoints]
     # Ranks can agree on something only once there is a process group.
-    accelerator = make_accelerator(_compute(config, opened))
+    asked = TrainConfig(device=config.train.device, precision=config.train.precision)
+    accelerator = make_accelerator(computing_of(asked, opened))
     directory = ranks.on_main(lambda: _target(config))
     console = RunConsole(accelerator.is_main_process)
     with console.waiting("Reading data ..."):
@@ -164,17 +164,6 @@ def _target(config: EvaluationConfig) -> Path:
         first = sorted(one.name for one in directory.iterdir())[0]
         raise ConfigError(f"run_dir={config.run_dir}: is not empty ({first}, ...); choose another run_dir")
     return directory
-
-
-def _compute(config: EvaluationConfig, models: Sequence[SavedModel]) -> TrainConfig:
-    precision = config.train.precision
-    saved = {one.saved.train.precision for one in models if one.saved is not None}
-    if precision is Precision.auto and len(saved) == 1:
-        (only,) = saved
-        # fp16 is possible on CUDA only.
-        if only is not Precision.fp16 or torch.cuda.is_available():
-            precision = only
-    return TrainConfig(device=config.train.device, precision=precision)
 
 
 def _prepare(config: EvaluationConfig, checkpoint: Checkpoint, model: SavedModel, typed: Collection[str]) -> _Prepared:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from rm_experiments.config.schema import Device, Precision, TrainConfig
 from rm_experiments.errors import CheckpointError
+from rm_experiments.modeling.loading import SavedModel
 from rm_experiments.runner.finished import find_runs, is_run, manifest_step
 
 
@@ -35,6 +41,18 @@ def find_checkpoints(setting: Any) -> tuple[list[Checkpoint], list[str]]:
         for one in _checkpoints_of(name, notes):
             found.setdefault(one.name, one)
     return list(found.values()), notes
+
+
+def computing_of(asked: TrainConfig, models: Sequence[SavedModel]) -> TrainConfig:
+    """Device and precision as asked; a precision of `auto` is what all were trained with, where possible."""
+    saved = {one.saved.train.precision for one in models if one.saved is not None}
+    if asked.precision is not Precision.auto or len(saved) != 1:
+        return asked
+    (only,) = saved
+    # fp16 is possible on CUDA only.
+    if only is Precision.fp16 and (asked.device is Device.cpu or not torch.cuda.is_available()):
+        return asked
+    return dataclasses.replace(asked, precision=only)
 
 
 def _checkpoints_of(name: str, notes: list[str]) -> list[Checkpoint]:

@@ -12,8 +12,18 @@ from torch import Tensor
 
 from rm_experiments.config.schema import Layout
 from rm_experiments.data.batching import padded_bins
-from rm_experiments.data.groups import Group, Item, packed_bins, pair_items, sequence_items, shared_items
-from rm_experiments.data.tokens import TokenizedPairs
+from rm_experiments.data.groups import (
+    Group,
+    Item,
+    Sequences,
+    answer_items,
+    packed_bins,
+    pair_items,
+    sequence_items,
+    shared_items,
+    single_items,
+)
+from rm_experiments.data.tokens import TokenizedAnswers, TokenizedPairs
 from rm_experiments.modeling.layouts.batch import Batch, FlatBatch, flat_batch, moved, padded_batch
 
 
@@ -64,7 +74,13 @@ class Batcher:
             return shared_items(pairs, members, budget)
         return pair_items(pairs, members) if keep_pairs else sequence_items(pairs, members)
 
-    def bins(self, pairs: TokenizedPairs, items: Sequence[Item], budget: int) -> list[list[Item]]:
+    def items_of_answers(self, answers: TokenizedAnswers, budget: int) -> list[Item]:
+        """What stays together of answers by themselves."""
+        if self.layout is Layout.shared_prefix:
+            return answer_items(answers, budget)
+        return single_items(answers, np.arange(len(answers)))
+
+    def bins(self, pairs: Sequences, items: Sequence[Item], budget: int) -> list[list[Item]]:
         """The items of each forward pass: at most `budget` tokens, padding included; a larger item has its own."""
         if self.is_padded:
             rows = len(items[0].sequences)
@@ -78,7 +94,7 @@ class Batcher:
         """Groups in one row; `sequence` gives the token ids of a number."""
         return flat_batch(groups, sequence, self.first_position, self.read_first)
 
-    def micro_batch(self, pairs: TokenizedPairs, items: Sequence[Item]) -> MicroBatch:
+    def micro_batch(self, pairs: Sequences, items: Sequence[Item]) -> MicroBatch:
         """The forward pass of some items."""
         groups: list[Group] = []
         places: list[int] = []

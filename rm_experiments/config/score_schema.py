@@ -1,0 +1,155 @@
+"""The settings of `rm-score`. Torch-free. Sections have the names and keys that they have in a run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rm_experiments.config.data_schema import Overlength, TextAs
+from rm_experiments.config.data_validation import is_template_variable
+from rm_experiments.config.evaluation_schema import ComputeConfig, EvaluatedModelConfig, PassConfig
+from rm_experiments.config.rules import WHOLE, budget, refuse
+from rm_experiments.config.schema import Device, Precision
+from rm_experiments.errors import ConfigError
+
+
+class RowKind(str, Enum):
+    auto = "auto"
+    response = "response"
+    responses = "responses"
+    messages = "messages"
+    pair = "pair"
+
+
+class BadRows(str, Enum):
+    stop = "stop"
+    aside = "aside"
+
+
+class ScoreResume(str, Enum):
+    auto = "auto"
+    never = "never"
+
+
+@dataclass(kw_only=True)
+class ScoreColumnsConfig:
+    """Which column holds what, as a name or a dotted path into nested fields. Null: the usual names are looked for."""
+
+    prompt: str | None = None
+    """The prompt: text or a message list (`prompt`, `question`, `instruction`, `query`)."""
+    system: str | None = None
+    """A system message that goes before the prompt (`system`, `system_prompt`)."""
+    response: str | None = None
+    """One answer: text or a message list (`response`, `completion`)."""
+    responses: str | None = None
+    """A list of answers to one prompt: texts, message lists, or objects that hold them (`responses`, `completions`,
+    `answers`, `outputs`, `candidates`)."""
+    messages: str | None = None
+    """A whole dialogue, of which the last answer is scored (`messages`, `conversation`, `conversations`)."""
+    chosen: str | None = None
+    """The first answer of a pair, or its whole dialogue."""
+    rejected: str | None = None
+    """The second answer of a pair, or its whole dialogue."""
+    tools: str | None = None
+    """The tools that the template shows to the model: a list of JSON schemas, or its JSON text."""
+    chat_template_kwargs: str | None = None
+    """An object: further variables of the chat template for this row."""
+
+
+@dataclass(kw_only=True)
+class ScoreDataConfig:
+    """How rows become tokens. Null: as the model was trained."""
+
+    text_as: TextAs | None = None
+    """`chat`: a text prompt is a user turn, a text answer an assistant turn; `raw`: they are concatenated."""
+    max_length: int | None = None
+    """Tokens of prompt and answer together."""
+    overlength: Overlength | None = None
+    """What happens past it: `truncate_prompt`, `truncate_response`; with `drop` and `error` it is a bad row."""
+    chat_template: str | None = None
+    """A name in `conf/chat_templates/` or a file; null: the one that is saved with the model."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the template for all rows."""
+    columns: ScoreColumnsConfig = field(default_factory=ScoreColumnsConfig)
+
+
+@dataclass(kw_only=True)
+class ScoreConfig:
+    """Which rows are scored by which model, and where the rewards go."""
+
+    checkpoint: str | None = None
+    """A model directory (ours, any one-label classifier of transformers, a PEFT adapter), a run (its `final/`), or a
+    Hub id."""
+    input: str | None = None
+    """A file of rows (.jsonl, .csv, .parquet; .jsonl.gz and .csv.gz too), or `-`: JSONL from standard input."""
+    output: str | None = None
+    """The file with the same rows and their rewards, of the same kinds; `-`: JSONL to standard output."""
+    rows: RowKind = RowKind.auto
+    """What is scored of each row: `response` (one answer), `responses` (several), `messages` (the last answer of a
+    dialogue), `pair` (chosen and rejected); `auto`: as its columns say."""
+    suffix: str = ""
+    """After the names of the new columns, as in `reward_b`, for rows that another model has scored before."""
+    heads: bool = False
+    """Whether what each head of the model gives is added, too, as an object (`heads`), where there are several."""
+    bad_rows: BadRows = BadRows.stop
+    """What a row does that cannot be scored: `stop` the command, or go `aside` (OUTPUT.bad.jsonl) with its reason."""
+    resume: ScoreResume = ScoreResume.auto
+    """Whether an interrupted command is gone on with (`auto`), or begun again (`never`)."""
+    overwrite: bool = False
+    """Whether an output that is already there is replaced."""
+    model: EvaluatedModelConfig = field(default_factory=EvaluatedModelConfig)
+    data: ScoreDataConfig = field(default_factory=ScoreDataConfig)
+    train: ComputeConfig = field(default_factory=ComputeConfig)
+    eval: PassConfig = field(default_factory=PassConfig)
+
+
+INPUTS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+OUTPUTS = INPUTS
+STANDARD = "-"
+"""Standard input or output."""
+
+
+def check_score(config: ScoreConfig) -> ScoreConfig:
+    """Return `config` if every value is allowed.
+
+    Raises:
+        ConfigError: one line with the setting, its value, what is allowed and what to type.
+    """
+    for key, what, example in (
+        ("checkpoint", "a model directory, a run or a Hub id", "DIR"), ("input", "a file of rows", "rows.jsonl"),
+        ("output", "a file for the scored rows", "scored.jsonl"),
+    ):  # fmt: skip
+        if not getattr(config, key):
+            raise ConfigError(f"{key} is not set: {what} is needed; type {key}={example}")
+    assert config.input is not None
+    assert config.output is not None
+    for key, value, allowed in (("input", config.input, INPUTS), ("output", config.output, OUTPUTS)):
+        if value != STANDARD and not value.lower().endswith(allowed):
+            raise refuse(key, value, f"must end in {', '.join(allowed)}, or be '-'")
+    if config.output != STANDARD and os.path.realpath(config.input) == os.path.realpath(config.output):
+        raise refuse("output", config.output, "is the input, which stays as it is", "another name")
+    if config.suffix and not config.suffix.replace("_", "").replace("-", "").isalnum():
+        raise refuse("suffix", config.suffix, "letters, digits, '_' and '-' are allowed", "suffix=_b")
+    check_scored_data(config.data)
+    if not budget(config.eval.micro_batch_tokens):
+        raise refuse("eval.micro_batch_tokens", config.eval.micro_batch_tokens, f"must be {WHOLE}, or auto")
+    if config.train.precision is Precision.fp16 and config.train.device is Device.cpu:
+        raise refuse("train.precision", "fp16", "is not possible with train.device=cpu", "train.precision=bf16")
+    return config
+
+
+def check_scored_data(data: ScoreDataConfig) -> None:
+    """The rules of how rows become tokens.
+
+    Raises:
+        ConfigError: as `check_score`.
+    """
+    if data.max_length is not None and data.max_length < 4:
+        raise refuse("data.max_length", data.max_length, "must be a whole number of at least 4, or null")
+    if data.chat_template == "":
+        raise refuse("data.chat_template", "", "must not be empty", "data.chat_template=null")
+    for name in data.chat_template_kwargs:
+        if not is_template_variable(name):
+            raise refuse("data.chat_template_kwargs", name, "is no name for a variable of a chat template")

@@ -1,0 +1,1 @@
+"""Saved reward models at work: from Python, and over files of rows."""
