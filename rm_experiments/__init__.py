@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from rm_experiments.config.merge_schema import MergeConfig
     from rm_experiments.config.push_schema import PushConfig
     from rm_experiments.config.schema import RunConfig
+    from rm_experiments.config.score_schema import ScoreConfig
     from rm_experiments.reporting.hub_upload import Pushed
     from rm_experiments.runner.compare import CompareResult
     from rm_experiments.runner.evaluate import EvaluationResult
     from rm_experiments.runner.look import LookResult
     from rm_experiments.runner.merge import MergeResult
     from rm_experiments.runner.train import RunResult
+    from rm_experiments.scoring.job import ScoreResult
     from rm_experiments.scoring.model import RewardModel as RewardModel
 
 __version__ = "0.1.0"
@@ -72,6 +74,13 @@ def evaluate(config: EvaluationConfig) -> EvaluationResult:
     from rm_experiments.runner.evaluate import evaluate_models
 
     return evaluate_models(config, changed_keys(config.data))
+
+
+def score(config: ScoreConfig) -> ScoreResult:
+    """Score a file, as `rm-score` does; see `rm_experiments.scoring.job.score_file`."""
+    from rm_experiments.scoring.job import score_file
+
+    return score_file(config)
 
 
 def compare(config: CompareConfig) -> CompareResult:

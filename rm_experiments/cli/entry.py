@@ -23,6 +23,11 @@ def rm_eval() -> None:
     _enter("rm-eval", "evaluate")
 
 
+def rm_score() -> None:
+    """`rm-score`."""
+    _enter("rm-score", "score")
+
+
 def rm_compare() -> None:
     """`rm-compare`."""
     _enter("rm-compare", "compare")

@@ -134,6 +134,13 @@ def evaluation_from_plain(values: dict[str, Any]) -> EvaluationConfig:
     return to_evaluation_config(merged)
 
 
+def score_from_plain(values: dict[str, Any]) -> ScoreConfig:
+    """A config of rm-score from plain nested values, as `to_plain` gives."""
+    merged = OmegaConf.merge(OmegaConf.structured(ScoreConfig), _escaped(values))
+    assert isinstance(merged, DictConfig)
+    return to_dataclass(merged, ScoreConfig)
+
+
 def from_plain(values: dict[str, Any]) -> RunConfig:
     """A checked config from plain nested values, as `to_plain` gives and config.yaml holds.
 

@@ -92,7 +92,7 @@ class ScoreConfig:
     suffix: str = ""
     """After the names of the new columns, as in `reward_b`, for rows that another model has scored before."""
     heads: bool = False
-    """Whether what each head of the model gives is added, too, as an object (`heads`), where there are several."""
+    """Whether what each of the model's several heads gives is added, too (`reward_heads`, `rewards_heads`)."""
     bad_rows: BadRows = BadRows.stop
     """What a row does that cannot be scored: `stop` the command, or go `aside` (OUTPUT.bad.jsonl) with its reason."""
     resume: ScoreResume = ScoreResume.auto
@@ -130,6 +130,8 @@ def check_score(config: ScoreConfig) -> ScoreConfig:
             raise refuse(key, value, f"must end in {', '.join(allowed)}, or be '-'")
     if config.output != STANDARD and os.path.realpath(config.input) == os.path.realpath(config.output):
         raise refuse("output", config.output, "is the input, which stays as it is", "another name")
+    if config.output == STANDARD and config.bad_rows is BadRows.aside:
+        raise refuse("bad_rows", "aside", "needs a file to lie beside, not standard output", "output=scored.jsonl")
     if config.suffix and not config.suffix.replace("_", "").replace("-", "").isalnum():
         raise refuse("suffix", config.suffix, "letters, digits, '_' and '-' are allowed", "suffix=_b")
     check_scored_data(config.data)

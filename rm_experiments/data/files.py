@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias, cast
+from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 from rm_experiments.data.wording import CsvText, data_error, described, listed, one_line, shown
 from rm_experiments.errors import DataError
@@ -34,25 +34,43 @@ class TextFile:
         return data_error(f"{self.key}: {self.name}{place and ' '}{place}: {problem}")
 
 
+class RawRow(NamedTuple):
+    """A row as it stands in a file, and what was read of it."""
+
+    where: str
+    """In the file: `train.jsonl line 7`."""
+    raw: str | list[str]
+    """The line of a JSONL file, or the cells of a CSV row."""
+    values: dict[str, Any] | DataError
+    """The columns, or what is wrong with the row alone."""
+
+
 def _lines(file: TextFile) -> Iterator[tuple[int, str]]:
     """Physical lines with their numbers from 1. Decoded one by one, so that a wrong byte has a line."""
+    for number, raw in _raw_lines(file):
+        yield number, _decoded(raw, file, number)
+
+
+def _raw_lines(file: TextFile) -> Iterator[tuple[int, bytes]]:
     number = 0
     gzipped = file.path.name.lower().endswith(".gz")
     try:
         with cast(IO[bytes], gzip.open(file.path) if gzipped else file.path.open("rb")) as stream:
             for number, raw in enumerate(stream, 1):
-                raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-                try:
-                    line = raw.decode()
-                except UnicodeDecodeError as error:
-                    raise file.error(f"line {number}", _not_utf8(file, raw, error.start)) from error
-                yield number, line
+                yield number, raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         remedy = "copy it again" if number else "copy it again, or rename it without .gz if it is plain text"
         raise file.error("", f"the gzip data is truncated or broken after line {number}; {remedy}") from error
     except OSError as error:
         problem = f"{file.path} cannot be read after line {number}: {error.strerror or error}"
         raise file.error("", problem) from error
+
+
+def _decoded(raw: bytes, file: TextFile, number: int) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise file.error(f"line {number}", _not_utf8(file, raw, error.start)) from error
 
 
 def _not_utf8(file: TextFile, raw: bytes, start: int) -> str:
@@ -91,14 +109,36 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def json_lines(file: TextFile) -> Iterator[RawRow]:
+    """The rows of a JSONL file, those that cannot be read among them.
+
+    Raises:
+        DataError: when the file as a whole cannot be read on.
+    """
+    for number, raw in _raw_lines(file):
+        where = f"{file.name} line {number}"
+        try:
+            line = _decoded(raw, file, number)
+            if not line.strip():
+                continue
+            values = _parsed(line.rstrip("\r\n"), file, number)
+            if not isinstance(values, dict):
+                raise file.error(f"line {number}", f"must be an object {{...}}, found {described(values)}")
+            yield RawRow(where, line, values)
+        except DataError as error:
+            yield RawRow(where, raw.decode(errors="replace"), error)
+
+
+def _good(rows: Iterator[RawRow]) -> Located:
+    """The rows up to the first bad one, which is refused."""
+    for row in rows:
+        if isinstance(row.values, DataError):
+            raise row.values
+        yield row.where, row.values
+
+
 def _read_json_lines(file: TextFile) -> Located:
-    for number, line in _lines(file):
-        if not line.strip():
-            continue
-        values = _parsed(line.rstrip("\r\n"), file, number)
-        if not isinstance(values, dict):
-            raise file.error(f"line {number}", f"must be an object {{...}}, found {described(values)}")
-        yield f"{file.name} line {number}", values
+    return _good(json_lines(file))
 
 
 def _read_json(file: TextFile) -> Located:
@@ -138,7 +178,12 @@ def _holds_columns(value: Any) -> bool:
     return isinstance(value, list) and not all(isinstance(item, dict) for item in value)
 
 
-def _read_csv(file: TextFile) -> Located:
+def csv_rows(file: TextFile) -> Iterator[RawRow]:
+    """The rows of a CSV file, those with too few or too many fields among them.
+
+    Raises:
+        DataError: when the file as a whole cannot be read on.
+    """
     csv.field_size_limit(2**31 - 1)  # The default, 128 KiB, is less than a long dialogue.
     reader = csv.reader((line for _, line in _lines(file)), strict=True)
     header: list[str] = []
@@ -156,9 +201,23 @@ def _read_csv(file: TextFile) -> Located:
             header = _checked_header(cells, place, file)
         elif cells and len(cells) != len(header):
             fields = f"{len(cells)} fields, but the header has {len(header)} ({listed(header)})"
-            raise file.error(place, f"{fields}; put quotes around fields with commas")
+            problem = file.error(place, f"{fields}; put quotes around fields with commas")
+            yield RawRow(f"{file.name} {place}", cells, problem)
         elif cells:
-            yield f"{file.name} {place}", dict(zip(header, map(CsvText, cells), strict=True))
+            yield RawRow(f"{file.name} {place}", cells, dict(zip(header, map(CsvText, cells), strict=True)))
+
+
+def csv_header(path: Path) -> list[str]:
+    """The names of a CSV file's columns, of one whose rows were read."""
+    gzipped = path.name.lower().endswith(".gz")
+    with (
+        gzip.open(path, "rt", encoding="utf-8-sig") if gzipped else path.open(encoding="utf-8-sig", newline="") as file
+    ):
+        return next(csv.reader(file))
+
+
+def _read_csv(file: TextFile) -> Located:
+    return _good(csv_rows(file))
 
 
 def _checked_header(cells: list[str], place: str, file: TextFile) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rm_experiments.data.groups import Item, pair_items, sequence_items
+from rm_experiments.data.groups import Item, Sequences, pair_items, sequence_items
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.modeling.layouts.batch import FeatureBatch
 from rm_experiments.modeling.layouts.layout import Batcher, MicroBatch
@@ -75,25 +75,28 @@ class FeatureBatcher(Batcher):
         items = pair_items(pairs, members) if keep_pairs else sequence_items(pairs, members)
         return [one._replace(cost=len(one.sequences)) for one in items]
 
-    def bins(self, pairs: TokenizedPairs, items: Sequence[Item], budget: int) -> list[list[Item]]:
+    def bins(self, pairs: Sequences, items: Sequence[Item], budget: int) -> list[list[Item]]:
         """At most `budget` sequences each."""
         if self._known(pairs) is None:
             return super().bins(pairs, items, budget)
         size = max(1, budget // len(items[0].sequences))
         return [list(items[at : at + size]) for at in range(0, len(items), size)]
 
-    def micro_batch(self, pairs: TokenizedPairs, items: Sequence[Item]) -> MicroBatch:
+    def micro_batch(self, pairs: Sequences, items: Sequence[Item]) -> MicroBatch:
         """The features of some items."""
         known = self._known(pairs)
         if known is None:
             return super().micro_batch(pairs, items)
+        assert isinstance(pairs, TokenizedPairs)
         sequences = np.array([one for item in items for one in item.sequences])
         return MicroBatch(
             sequences=sequences, batch=FeatureBatch(features=known.read(pairs, sequences)),
             places=torch.arange(len(sequences)), num_tokens=int(pairs.lengths.ravel()[sequences].sum()),
         )  # fmt: skip
 
-    def _known(self, pairs: TokenizedPairs) -> KnownSequences | None:
+    def _known(self, pairs: Sequences) -> KnownSequences | None:
+        if not isinstance(pairs, TokenizedPairs):
+            return None
         return next((one for one in self.known if one.ids is pairs.ids), None)
 
 

@@ -109,12 +109,9 @@ def load_heads(path: Path, reward_model: RewardModel) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            known = file.metadata()
-        heads = Heads(
-            kind=known["kind"], names=tuple(json.loads(known["names"])), weights=tuple(json.loads(known["weights"]))
-        )
     except Exception as error:  # whatever is wrong with it, it is no file of heads
         raise CheckpointError(f"{path}: is no file of reward heads ({error})") from error
+    heads = read_heads(path)
     if tensors["weight"].shape != (len(heads), last_linear(reward_model).in_features):
         raise CheckpointError(f"{path}: holds heads of the shape {tuple(tensors['weight'].shape)}, not this model's")
     if len(reward_model.heads) == len(heads):
@@ -125,6 +122,22 @@ def load_heads(path: Path, reward_model: RewardModel) -> None:
                 head.bias.copy_(tensors["bias"])
     else:
         _widen(reward_model, heads, tensors["weight"], tensors.get("bias"))
+
+
+def read_heads(path: Path) -> Heads:
+    """Names and weights of the heads in a file that `save_heads` wrote.
+
+    Raises:
+        CheckpointError: when it is none.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            known = file.metadata()
+        return Heads(
+            kind=known["kind"], names=tuple(json.loads(known["names"])), weights=tuple(json.loads(known["weights"]))
+        )
+    except Exception as error:  # whatever is wrong with it, it is no file of heads
+        raise CheckpointError(f"{path}: is no file of reward heads ({error})") from error
 
 
 def head_names(reward_model: RewardModel) -> list[str]:

@@ -16,9 +16,10 @@ from transformers.utils.hub import cached_file
 
 from rm_experiments.config.adapter_schema import AdapterConfig
 from rm_experiments.config.compose import load_config_yaml
+from rm_experiments.config.heads import SINGLE, Heads
 from rm_experiments.config.schema import ModelConfig, RunConfig
 from rm_experiments.errors import CheckpointError, ConfigError
-from rm_experiments.modeling.heads import HEADS_FILE, load_heads
+from rm_experiments.modeling.heads import HEADS_FILE, load_heads, read_heads
 from rm_experiments.modeling.quantising import check_quantising, dequantise, loading_arguments
 from rm_experiments.modeling.reward_model import BuiltModel, RewardModel, build_reward_model, load_model_config
 from rm_experiments.modeling.tokenizer import load_tokenizer
@@ -120,6 +121,16 @@ def _with_heads(model: SavedModel, reward_model: RewardModel, wanted: bool) -> R
     if path is not None:
         load_heads(path, reward_model)
     return reward_model
+
+
+def saved_heads(name: str, revision: str | None) -> Heads:
+    """The heads of a saved model.
+
+    Raises:
+        CheckpointError: when what lies beside it is damaged.
+    """
+    path = own_file(name, revision, HEADS_FILE)
+    return SINGLE if path is None else read_heads(path)
 
 
 def merged(adapted: Any) -> RewardModel:

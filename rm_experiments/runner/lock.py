@@ -19,13 +19,13 @@ class Lock:
 
     def __init__(self, directory: Path, key: str = "run_dir") -> None:
         """`key`: the setting that names the directory."""
-        self._directory = directory
+        self.directory = directory
         self._key = key
         self._descriptor: int | None = None
 
     def take(self) -> None:
         """Raises ConfigError, naming the holder, when another process has it."""
-        path = self._directory / LOCK_FILE
+        path = self.directory / LOCK_FILE
         while True:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._hold(self._descriptor)
@@ -42,7 +42,7 @@ class Lock:
     def release(self) -> None:
         """Give it back."""
         if self._descriptor is not None:
-            (self._directory / LOCK_FILE).unlink(missing_ok=True)
+            (self.directory / LOCK_FILE).unlink(missing_ok=True)
             self._close()
 
     def _hold(self, descriptor: int) -> None:
@@ -51,7 +51,7 @@ class Lock:
         except BlockingIOError as error:
             holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
             self._close()
-            place = f"{self._key}={self._directory}"
+            place = f"{self._key}={self.directory}"
             raise LockedError(
                 f"{place}: is being written by {holder}; wait for it, or choose another {self._key}"
             ) from error

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from rm_experiments.config.schema import Device, Precision, TrainConfig
+from rm_experiments.data.cache import digest
 from rm_experiments.errors import CheckpointError
 from rm_experiments.modeling.loading import SavedModel
 from rm_experiments.runner.finished import find_runs, is_run, manifest_step
@@ -53,6 +54,23 @@ def computing_of(asked: TrainConfig, models: Sequence[SavedModel]) -> TrainConfi
     if only is Precision.fp16 and (asked.device is Device.cpu or not torch.cuda.is_available()):
         return asked
     return dataclasses.replace(asked, precision=only)
+
+
+def weights_identity(model: SavedModel) -> str:
+    """Equal for equal weights, as far as that is known without reading them."""
+    places = {model.name, str(model.base.name_or_path)}
+    return digest([_identity_of(one, model) for one in sorted(places)])
+
+
+def _identity_of(name: str, model: SavedModel) -> list[Any]:
+    directory = Path(os.path.expanduser(name))
+    if not directory.is_dir():
+        return [name, model.revision, getattr(model.model_config, "_commit_hash", None)]
+    manifest = directory / "MANIFEST.json"
+    if manifest.is_file():
+        return [manifest.read_text(encoding="utf-8")]
+    files = sorted(one for one in directory.iterdir() if one.suffix in (".safetensors", ".bin", ".json"))
+    return [[one.name, one.stat().st_size, one.stat().st_mtime_ns] for one in files]
 
 
 def _checkpoints_of(name: str, notes: list[str]) -> list[Checkpoint]:

@@ -23,7 +23,7 @@ from rm_experiments.data.tokens import TokenizedAnswers
 from rm_experiments.errors import CheckpointError, ConfigError, DataError
 from rm_experiments.evaluation.forward import forward_passes
 from rm_experiments.modeling.layouts.choice import choose_layout
-from rm_experiments.modeling.loading import SavedModel, load_saved, open_saved
+from rm_experiments.modeling.loading import SavedModel, load_saved, open_saved, saved_heads
 from rm_experiments.modeling.reward_model import RewardModel as Network
 from rm_experiments.modeling.reward_model import max_positions
 from rm_experiments.runner.prepare import limit_of_length, make_accelerator
@@ -51,6 +51,8 @@ class OpenedModel:
     name: str
     """Directory or Hub id."""
     saved: SavedModel
+    heads: Heads
+    """How the reward is made of what its heads give."""
     encoder: AnswerEncoder
     max_length: int
     """Tokens of prompt and answer together."""
@@ -58,6 +60,18 @@ class OpenedModel:
     overlength: Overlength
     notes: list[str]
     """What was decided about template and pad token, one sentence each."""
+
+    def accelerator(self, device: str = "auto", precision: str = "auto") -> Accelerator:
+        """Where and in which precision it computes; arguments as for `RewardModel.load`.
+
+        Raises:
+            ConfigError: when the device is not there or cannot compute in the precision.
+        """
+        asked = TrainConfig(
+            device=_choice("train.device", Device, device, None),
+            precision=_choice("train.precision", Precision, precision, None),
+        )
+        return make_accelerator(computing_of(asked, [self.saved]))
 
 
 def open_model(
@@ -82,9 +96,10 @@ def open_model(
     )
     policy = _choice("data.overlength", Overlength, overlength, None if data is None else data.overlength)
     kind = _choice("data.text_as", TextAs, text_as, None if data is None else data.text_as)
-    encoder = AnswerEncoder(model.tokenizer, kind, limit, policy)
     return OpenedModel(
-        name=found[0].name, saved=model, encoder=encoder, max_length=limit, text_as=kind, overlength=policy, notes=notes
+        name=found[0].name, saved=model, heads=saved_heads(model.name, model.revision),
+        encoder=AnswerEncoder(model.tokenizer, kind, limit, policy), max_length=limit, text_as=kind, overlength=policy,
+        notes=notes,
     )  # fmt: skip
 
 
@@ -123,7 +138,9 @@ class RewardModel:
         """The heads, and how the reward is made of them."""
         self.notes = list(opened.notes)
         """What was decided in loading, one sentence each."""
-        self._encoder, self._network, self._accelerator = opened.encoder, network, accelerator
+        self.encoder = opened.encoder
+        """Makes token ids of answers."""
+        self._network, self._accelerator = network, accelerator
         self._batcher, note = choose_layout(network, layout, self.tokenizer.pad_token_id, False)
         self.notes.append(note)
         of_training = training_budget(micro_batch_tokens, accelerator, network, self._batcher, self.max_length)
@@ -160,21 +177,17 @@ class RewardModel:
             overlength=overlength, text_as=text_as, chat_template=chat_template,
             chat_template_kwargs=chat_template_kwargs,
         )  # fmt: skip
-        return cls.of(opened, device=device, precision=precision, layout=layout, micro_batch_tokens=micro_batch_tokens)
+        accelerator = opened.accelerator(device, precision)
+        return cls.of(opened, accelerator, layout=layout, micro_batch_tokens=micro_batch_tokens)
 
     @classmethod
     def of(
-        cls, opened: OpenedModel, *, device: str = "auto", precision: str = "auto", layout: str = "auto",
+        cls, opened: OpenedModel, accelerator: Accelerator, *, layout: str = "auto",
         micro_batch_tokens: int | str = "auto",
     ) -> RewardModel:  # fmt: skip
         """Read the weights of an opened model; arguments as for `load`."""
         if not budget(micro_batch_tokens):
             raise refuse("eval.micro_batch_tokens", micro_batch_tokens, "must be a whole number of at least 1, or auto")
-        asked = TrainConfig(
-            device=_choice("train.device", Device, device, None),
-            precision=_choice("train.precision", Precision, precision, None),
-        )
-        accelerator = make_accelerator(computing_of(asked, [opened.saved]))
         network = load_saved(opened.saved, all_heads=True).to(accelerator.device).eval()
         return cls(opened, network, accelerator, _choice("train.layout", Layout, layout, None), micro_batch_tokens)
 
@@ -193,7 +206,7 @@ class RewardModel:
 
         May be called from several threads.
         """
-        return self._encoder.encode(rows)
+        return self.encoder.encode(rows)
 
     def compute(
         self, encoded: Sequence[EncodedAnswers], on_progress: Callable[[int], None] = lambda sequences: None,

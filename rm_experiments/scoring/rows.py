@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rm_experiments.config.data_schema import ColumnsConfig
 from rm_experiments.config.score_schema import RowKind, ScoreColumnsConfig
 from rm_experiments.data.answers import Answers, answers_of
-from rm_experiments.data.formats.cells import RowCells
+from rm_experiments.data.formats.cells import RowCells, is_null
 from rm_experiments.data.formats.columns import Columns
 from rm_experiments.data.formats.hh_rlhf import hh_rlhf, is_hh_rlhf
 from rm_experiments.data.formats.layouts import preference
@@ -79,10 +79,10 @@ def _kind(cells: RowCells) -> RowKind:
             (RowKind.responses, ("responses",)), (RowKind.response, ("response",)),
             (RowKind.pair, ("chosen", "rejected")),
         )
-        if all(role in cells.columns.named or cells.find(role) is not None for role in roles)
+        if all(_has(cells, role) for role in roles)
     ]  # fmt: skip
     # Pairs and answers may carry the whole dialogue beside them.
-    if not found and ("messages" in cells.columns.named or cells.find("messages") is not None):
+    if not found and _has(cells, "messages"):
         return RowKind.messages
     if len(found) == 1:
         return found[0]
@@ -95,6 +95,12 @@ def _kind(cells: RowCells) -> RowKind:
         f"has no answer (columns: {listed(cells.row.values)}): response, responses, messages, or chosen and rejected "
         "are looked for; for another column type data.columns.response=COLUMN"
     )
+
+
+def _has(cells: RowCells, role: str) -> bool:
+    """Whether the user named the column, or there is one of a usual name that is not null: kinds may mix in a file."""
+    found = None if role in cells.columns.named else cells.find(role)
+    return role in cells.columns.named or (found is not None and not is_null(found[1]))
 
 
 def _common(cells: RowCells) -> dict[str, Any]:

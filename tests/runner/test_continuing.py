@@ -228,16 +228,16 @@ def test_the_rows_of_a_step_that_is_not_finite_are_kept(run: Callable[..., RunRe
 def test_a_save_that_fails_in_the_background_ends_the_run(
     run: Callable[..., RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rm_experiments.runner import session
+    from rm_experiments.runner import checkpoint_writing
 
-    write = session.write_state
+    write = checkpoint_writing.write_state
 
     def full(directory: Path, *rest: Any) -> None:
         write(directory, *rest)
         if "00000004" in directory.parent.name:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(session, "write_state", full)
+    monkeypatch.setattr(checkpoint_writing, "write_state", full)
     with pytest.raises(
         TrainingError, match=r"step_00000004: no space: at least [\d,]+ bytes are needed, [\d,]+ are free"
     ):
@@ -407,14 +407,14 @@ def test_a_tracker_that_fails_does_not_hide_why_a_run_failed(
 
 def test_the_wait_for_a_save_is_no_hang(run: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that fails while a checkpoint is being written says why it failed."""
-    from rm_experiments.runner import session
+    from rm_experiments.runner import checkpoint_writing
 
-    write = session.write_state
+    write = checkpoint_writing.write_state
 
     def slow(directory: Path, *rest: Any) -> None:
         time.sleep(4)
         write(directory, *rest)
 
-    monkeypatch.setattr(session, "write_state", slow)
+    monkeypatch.setattr(checkpoint_writing, "write_state", slow)
     with pytest.raises(TrainingError, match="stopped before the optimizer step"):
         run("slow", "optimizer.lr=1e30", "train.max_grad_norm=null", "scheduler=constant", "train.hang_seconds=2")
