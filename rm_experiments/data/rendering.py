@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rm_experiments.config.data_schema import TextAs
-from rm_experiments.data.pairs import answer_messages, prompt_messages
+from rm_experiments.data.pairs import Message, answer_messages, prompt_messages
 from rm_experiments.data.special_text import CHECKED, SpecialTexts
 from rm_experiments.data.templates import first_token, last_token, render
 from rm_experiments.data.tokens import Ids
@@ -27,6 +28,8 @@ class Renderer:
         self._tokenizer, self._text_as = tokenizer, text_as
         self._special = SpecialTexts(tokenizer)
         self._first, self._last = first_token(tokenizer) or "", last_token(tokenizer)
+        # Rows of one prompt follow each other where it has many answers.
+        self._text_prompt = lru_cache(maxsize=256)(self._render_text_prompt)
 
     def texts(self, row: Answers, place: str) -> list[str]:
         """The prompt, and prompt and answer for each answer, as the model reads them, first and last token included.
@@ -59,8 +62,10 @@ class Renderer:
         more[CHECKED] = not any(map(special.are_in, (turns, *answers, row.tools)))
         try:
             sides = render(self._tokenizer, [[*turns, *one] for one in answers], **more)
-            # Without a prompt the answers share what the template begins with.
-            prompt = render(self._tokenizer, [turns], generation_prompt=True, **more)[0] if turns else self._first
+            if isinstance(row.prompt, str) and not row.tools and not row.template_kwargs:
+                prompt = self._text_prompt(row.prompt)
+            else:
+                prompt = self._prompt(turns, more)
         except Exception as error:
             reason = " ".join(str(error).split())[:160]
             remedy = (
@@ -69,6 +74,14 @@ class Renderer:
             message = f"{place}: the model's chat template refuses its turns ({reason}); {remedy}"
             raise DataError(message) from error
         return [prompt, *sides]
+
+    def _prompt(self, turns: list[Message], variables: dict[str, Any]) -> str:
+        # Without a prompt the answers share what the template begins with.
+        return render(self._tokenizer, [turns], generation_prompt=True, **variables)[0] if turns else self._first
+
+    def _render_text_prompt(self, prompt: str) -> str:
+        turns = prompt_messages(prompt)
+        return self._prompt(turns, {"tools": None, CHECKED: not self._special.are_in(turns)})
 
 
 def ids_of(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Ids]:
