@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from accelerate.utils import gather_object
 
 from rm_experiments.config.compose import to_plain
-from rm_experiments.config.score_schema import STANDARD, ScoreConfig, ScoreResume, check_score
+from rm_experiments.config.score_schema import STANDARD, BadRows, ScoreConfig, ScoreResume, check_score
 from rm_experiments.data.cache import digest
 from rm_experiments.data.tokenization import tokenizer_digest
+from rm_experiments.data.wording import data_error
 from rm_experiments.errors import ConfigError, UserError
 from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import Stopped, StopRequest, stop_on_signals
@@ -30,7 +31,7 @@ from rm_experiments.scoring.columns import NewColumns
 from rm_experiments.scoring.files import InputFile, InputRow, open_input, spool_standard_input
 from rm_experiments.scoring.model import OpenedModel, RewardModel, open_model
 from rm_experiments.scoring.parts import Parts
-from rm_experiments.scoring.plan import Plan, make_plan
+from rm_experiments.scoring.plan import Plan, make_plan, remedy
 from rm_experiments.scoring.writing import Result, Summary, write_bad_rows, write_output
 
 
@@ -179,7 +180,7 @@ def _begin(
 def _job(config: ScoreConfig, opened: OpenedModel, source: InputFile) -> dict[str, str]:
     """What must be the same for rewards to be of one command."""
     plain = to_plain(config)
-    settings = {key: plain[key] for key in ("rows", "suffix", "heads", "bad_rows")}
+    settings = {key: plain[key] for key in ("rows", "suffix", "heads")}
     settings |= {"columns": plain["data"]["columns"], "precision": plain["train"]["precision"]}
     settings |= {"read": [opened.text_as.value, opened.max_length, opened.overlength.value]}
     return {
@@ -217,7 +218,8 @@ def _on_all(work: Any, parts: Parts) -> None:
 def _finish(config: ScoreConfig, begun: _Begun, parts: Parts, new: NewColumns) -> Summary:
     """Put rows and rewards together, in one step for whoever looks at the output."""
     plan, summary = begun.plan, Summary(counts=parts.counts(len(begun.plan.ends)))
-    results = _results(begun.source.rows(), parts.read(len(plan.ends)), new, summary)
+    stops = config.bad_rows is BadRows.stop
+    results = _results(begun.source.rows(), parts.read(len(plan.ends)), new, summary, stops)
     to_standard = config.output == STANDARD
     output = Path(str(config.output)).expanduser()
     aside, bad = parts.directory / (output.name if not to_standard else "output.jsonl"), parts.directory / "bad"
@@ -238,11 +240,14 @@ def _finish(config: ScoreConfig, begun: _Begun, parts: Parts, new: NewColumns) -
 
 
 def _results(
-    rows: Iterator[InputRow], kept: Iterator[dict[str, Any]], new: NewColumns, summary: Summary
+    rows: Iterator[InputRow], kept: Iterator[dict[str, Any]], new: NewColumns, summary: Summary, stops: bool
 ) -> Iterator[Result]:
     for row, added in zip(rows, kept, strict=True):
         problem = added.get(PROBLEM)
         if problem is not None:
+            if stops:
+                # From a command before this one, in which they went aside.
+                raise data_error(f"{problem}; {remedy()}")
             summary.num_bad += 1
             yield Result(row, None, problem)
             continue

@@ -25,6 +25,7 @@ from rm_experiments.config import (
     optimizer_schema,
     push_schema,
     schema,
+    score_schema,
     validation,
 )
 from rm_experiments.config.compose import (
@@ -44,6 +45,7 @@ NOT_OPTIONS = {
     "train", "compare", "evaluate", "hydra_settings", "hydra/help/rm_train", "hydra/help/rm_data",
     "hydra/help/rm_compare", "hydra/help/rm_eval", "hydra/sweeper/random", "hydra/sweeper/optuna",
     "dashboard", "hydra/help/rm_dashboard", "merge", "hydra/help/rm_merge", "push", "hydra/help/rm_push",
+    "score", "hydra/help/rm_score",
 }  # fmt: skip
 OPTIONS = [name for name in FILES if name not in NOT_OPTIONS]
 SWEEPS = [name for name in OPTIONS if name.startswith("sweep/")]
@@ -72,6 +74,7 @@ NEEDED = {
 
 SCHEMAS = (
     schema, data_schema, loss_schema, optimizer_schema, adapter_schema, merge_schema, hub_schema, push_schema,
+    score_schema,
 )  # fmt: skip
 
 

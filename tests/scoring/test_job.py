@@ -276,6 +276,16 @@ def test_other_input_and_beginning_again(score: Callable[..., ScoreResult], monk
     assert (result.num_resumed, len(read("out.jsonl"))) == (0, 5)
 
 
+@pytest.mark.usefixtures("chunks_of_four")
+def test_after_a_bad_row_the_command_goes_on_with_bad_rows_aside(score: Callable[..., ScoreResult]) -> None:
+    write("in.jsonl", [*many(5), {"response": "wxyz " * 20}, *many(2)])
+    settings: dict[str, Any] = {"data__max_length": 60, "data__overlength": "error"}
+    with pytest.raises(DataError, match=r"in.jsonl line 6: \d+ tokens"):
+        score("in.jsonl", "out.jsonl", **settings)
+    result = score("in.jsonl", "out.jsonl", bad_rows=BadRows.aside, **settings)
+    assert (result.num_resumed, result.num_bad, len(read("out.jsonl"))) == (4, 1, 7)
+
+
 def test_what_is_there_is_not_lost(score: Callable[..., ScoreResult]) -> None:
     write("in.jsonl", many(2))
     Path("out.jsonl").write_text("mine\n")
