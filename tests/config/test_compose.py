@@ -19,6 +19,7 @@ from rm_experiments import compose
 from rm_experiments.config import (
     adapter_schema,
     data_schema,
+    evaluation_schema,
     hub_schema,
     loss_schema,
     merge_schema,
@@ -74,7 +75,7 @@ NEEDED = {
 
 SCHEMAS = (
     schema, data_schema, loss_schema, optimizer_schema, adapter_schema, merge_schema, hub_schema, push_schema,
-    score_schema,
+    score_schema, evaluation_schema,
 )  # fmt: skip
 
 
