@@ -223,7 +223,7 @@ def on_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_array_on_a_cluster(on_cluster: Path) -> None:
     """One left alone, one preempted, one without its data, one killed: see there."""
     from tests.slurm.trials import array
@@ -231,7 +231,7 @@ def test_an_array_on_a_cluster(on_cluster: Path) -> None:
     array(on_cluster / "array")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_on_a_cluster(on_cluster: Path) -> None:
     from tests.slurm.trials import two_ranks
 
