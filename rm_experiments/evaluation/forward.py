@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,13 +15,14 @@ from rm_experiments.errors import OutOfMemoryError
 from rm_experiments.launch import ranks
 from rm_experiments.launch.memory import is_out_of_memory
 from rm_experiments.launch.signals import Stopped
+from rm_experiments.modeling.computing import Computing
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.modeling.sharding import is_sharded, reshard
 
 
 def forward_passes(
-    accelerator: Accelerator,
+    computing: Computing,
     reward_model: RewardModel,
     sequences: Sequences,
     batcher: Batcher,
@@ -55,7 +55,7 @@ def forward_passes(
     # What is gathered in inference mode cannot be trained later.
     without_gradients = torch.no_grad if together else torch.inference_mode
     try:
-        with without_gradients(), accelerator.autocast():
+        with without_gradients(), computing.autocast():
             while items or least_passes:
                 bins, finished = batcher.bins(sequences, items, token_budget) if items else [], 0
                 own = len(bins)
@@ -64,7 +64,7 @@ def forward_passes(
                     for made in prefetched(batcher.micro_batch(sequences, one) for one in bins):
                         if ranks.largest(int(should_stop())) if together else should_stop():
                             raise Stopped
-                        micro = made.to(accelerator.device)
+                        micro = made.to(computing.device)
                         rewards = reward_model(micro.batch)[micro.places]
                         finished += 1
                         if finished <= own:
@@ -75,7 +75,7 @@ def forward_passes(
                     if not is_out_of_memory(error):
                         raise
                     if together:
-                        raise _no_memory_together(accelerator.process_index, token_budget) from error
+                        raise _no_memory_together(computing.process_index, token_budget) from error
                     token_budget = smaller(token_budget, bins[finished], error)
                     items = [item for one in bins[finished:] for item in one]
     finally:

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from rm_experiments.config.data_schema import TextAs
 from rm_experiments.config.heads import heads_of
 from rm_experiments.config.rules import evaluates
-from rm_experiments.config.schema import Device, LaunchConfig, ModelSource, Precision, RunConfig, TrainConfig
+from rm_experiments.config.schema import LaunchConfig, ModelSource, Precision, RunConfig, TrainConfig
 from rm_experiments.data.cache import DataCache
 from rm_experiments.data.features import FLAGS
 from rm_experiments.data.pairs import dialogue_texts
@@ -33,6 +33,7 @@ from rm_experiments.evaluation.benchmarks import benchmark_of, set_metrics
 from rm_experiments.evaluation.evaluate import objective_of
 from rm_experiments.evaluation.metrics import prefixed
 from rm_experiments.evaluation.records import make_records
+from rm_experiments.modeling.computing import resolved
 from rm_experiments.modeling.reward_model import load_model_config, max_positions
 from rm_experiments.modeling.tokenizer import load_tokenizer, train_tokenizer
 from rm_experiments.runner.labels import check_labels
@@ -67,19 +68,9 @@ def make_accelerator(config: TrainConfig, launch: LaunchConfig | None = None) ->
         # Several runs in one process (a sweep): accelerate keeps the first one's precision otherwise.
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if config.device is Device.cuda and not cuda:
-        raise ConfigError("train.device=cuda: torch sees no CUDA device here; try train.device=cpu")
-    if config.device is Device.mps and not mps:
-        raise ConfigError("train.device=mps: torch sees no Apple GPU here; try train.device=cpu")
-    on_gpu = cuda and config.device in (Device.auto, Device.cuda)
-    on_cpu = config.device is Device.cpu or not (cuda or mps)
-    precision = config.precision
-    if precision is Precision.auto:
-        precision = Precision.bf16 if on_gpu and torch.cuda.is_bf16_supported() else Precision.fp32
-    if precision is Precision.fp16 and not on_gpu:
-        raise ConfigError("train.precision=fp16 needs a CUDA device; try train.precision=bf16")
-    mixed = {Precision.fp32: "no", Precision.bf16: "bf16", Precision.fp16: "fp16"}[precision]
+    own = resolved(config)
+    on_gpu, on_cpu = own.device.type == "cuda", own.device.type == "cpu"
+    mixed = {Precision.fp32: "no", Precision.bf16: "bf16", Precision.fp16: "fp16"}[own.precision]
     # Processes may run different numbers of forward passes in a step, so none may wait for another's buffers. The
     # successor that the warning names still sends them at the start, which torch before 2.12 does not know.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from accelerate.utils import gather_object
 
 from rm_experiments.config.compose import to_plain
+from rm_experiments.config.schema import TrainConfig
 from rm_experiments.config.score_schema import STANDARD, BadRows, ScoreConfig, ScoreResume, check_score
 from rm_experiments.data.cache import digest
 from rm_experiments.data.tokenization import tokenizer_digest
@@ -23,8 +24,10 @@ from rm_experiments.data.wording import data_error
 from rm_experiments.errors import ConfigError, UserError
 from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import Stopped, StopRequest, stop_on_signals
+from rm_experiments.modeling.computing import Alone
 from rm_experiments.reporting.scoring_progress import ScoringProgress
 from rm_experiments.runner.lock import Lock
+from rm_experiments.runner.prepare import make_accelerator
 from rm_experiments.runner.saved_models import weights_identity
 from rm_experiments.scoring.chunks import PROBLEM, ChunkScorer
 from rm_experiments.scoring.columns import NewColumns
@@ -115,16 +118,18 @@ def score_file(config: ScoreConfig) -> ScoreResult:
     if config.heads and len(opened.heads) == 1:
         raise ConfigError("heads=true: the model has one head, whose reward is there anyway; leave it out")
     new = NewColumns(suffix=config.suffix, heads=opened.heads, with_heads=config.heads)
-    accelerator = opened.accelerator(config.train.device.value, config.train.precision.value)
+    computing = opened.computing(config.train.device.value, config.train.precision.value)
+    # Ranks can agree on something only once there is a process group.
+    make_accelerator(TrainConfig(device=config.train.device, precision=computing.precision))
     locks: list[Lock] = []
-    progress = ScoringProgress(accelerator.is_main_process)
+    progress = ScoringProgress(ranks.rank() == 0)
     try:
         begun = ranks.on_main(lambda: _begin(config, opened, new, locks, progress))
         parts = Parts(begun.directory)
         with stop_on_signals() as stop:
             scorer = ChunkScorer(config, begun.source, begun.plan, parts, new, progress)
             try:
-                _on_all(lambda: _score(config, opened, accelerator, scorer, stop), parts)
+                _on_all(lambda: _score(config, opened, computing, scorer, stop), parts)
             except Stopped:
                 raise Interrupted(stop.exit_code) from None
             summary = ranks.on_main(lambda: _finish(config, begun, parts, new))
@@ -189,11 +194,11 @@ def _job(config: ScoreConfig, opened: OpenedModel, source: InputFile) -> dict[st
     }  # fmt: skip
 
 
-def _score(config: ScoreConfig, opened: OpenedModel, accelerator: Any, scorer: ChunkScorer, stop: StopRequest) -> None:
-    wanted = scorer.wanted(accelerator.process_index, accelerator.num_processes)
+def _score(config: ScoreConfig, opened: OpenedModel, computing: Alone, scorer: ChunkScorer, stop: StopRequest) -> None:
+    wanted = scorer.wanted(ranks.rank(), ranks.world_size())
     if wanted:
         model = RewardModel.of(
-            opened, accelerator, layout=config.train.layout.value, micro_batch_tokens=config.eval.micro_batch_tokens
+            opened, computing, layout=config.train.layout.value, micro_batch_tokens=config.eval.micro_batch_tokens
         )
         scorer.score(model, wanted, lambda: stop.asked)
 

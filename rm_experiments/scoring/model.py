@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, overload
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
 from rm_experiments.config.data_schema import Overlength, TextAs
@@ -22,11 +21,12 @@ from rm_experiments.data.templates import prepare_tokenizer
 from rm_experiments.data.tokens import TokenizedAnswers
 from rm_experiments.errors import CheckpointError, ConfigError, DataError
 from rm_experiments.evaluation.forward import forward_passes
+from rm_experiments.modeling.computing import Alone, resolved
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.loading import SavedModel, load_saved, open_saved, saved_heads
 from rm_experiments.modeling.reward_model import RewardModel as Network
 from rm_experiments.modeling.reward_model import max_positions
-from rm_experiments.runner.prepare import limit_of_length, make_accelerator
+from rm_experiments.runner.prepare import limit_of_length
 from rm_experiments.runner.saved_models import computing_of, find_checkpoints
 from rm_experiments.scoring.rows import turns_of
 from rm_experiments.training.budget import evaluation_budget, training_budget
@@ -61,17 +61,23 @@ class OpenedModel:
     notes: list[str]
     """What was decided about template and pad token, one sentence each."""
 
-    def accelerator(self, device: str = "auto", precision: str = "auto") -> Accelerator:
+    def computing(self, device: str = "auto", precision: str = "auto") -> Alone:
         """Where and in which precision it computes; arguments as for `RewardModel.load`.
 
         Raises:
             ConfigError: when the device is not there or cannot compute in the precision.
         """
+        kind, _, number = device.partition(":")
         asked = TrainConfig(
-            device=_choice("train.device", Device, device, None),
+            device=_choice("train.device", Device, kind, None),
             precision=_choice("train.precision", Precision, precision, None),
         )
-        return make_accelerator(computing_of(asked, [self.saved]))
+        found = resolved(computing_of(asked, [self.saved]))
+        if not number:
+            return found
+        if found.device.type != "cuda" or not number.isdecimal() or int(number) >= torch.cuda.device_count():
+            raise refuse("train.device", device, f"torch sees {torch.cuda.device_count()} CUDA devices here")
+        return replace(found, device=torch.device(device))
 
 
 def open_model(
@@ -125,7 +131,7 @@ class RewardModel:
     """
 
     def __init__(
-        self, opened: OpenedModel, network: Network, accelerator: Accelerator, layout: Layout,
+        self, opened: OpenedModel, network: Network, computing: Alone, layout: Layout,
         micro_batch_tokens: int | str,
     ) -> None:  # fmt: skip
         """From its parts; `load` is the usual way."""
@@ -140,11 +146,11 @@ class RewardModel:
         """What was decided in loading, one sentence each."""
         self.encoder = opened.encoder
         """Makes token ids of answers."""
-        self._network, self._accelerator = network, accelerator
+        self._network, self._computing = network, computing
         self._batcher, note = choose_layout(network, layout, self.tokenizer.pad_token_id, False)
         self.notes.append(note)
-        of_training = training_budget(micro_batch_tokens, accelerator, network, self._batcher, self.max_length)
-        self.token_budget = evaluation_budget(micro_batch_tokens, of_training, accelerator.device.type)
+        of_training = training_budget(micro_batch_tokens, computing, network, self._batcher, self.max_length)
+        self.token_budget = evaluation_budget(micro_batch_tokens, of_training, computing.device.type)
         """Tokens of one forward pass."""
 
     @classmethod
@@ -158,7 +164,7 @@ class RewardModel:
 
         Args:
             revision: branch, tag or commit of a Hub id.
-            device: `auto` (CUDA, else MPS, else CPU), `cuda`, `mps` or `cpu`.
+            device: `auto` (CUDA, else MPS, else CPU), `cuda` (or `cuda:1`), `mps` or `cpu`.
             precision: `fp32`, `bf16` or `fp16`; `auto`: what the model was trained with, where that is possible.
             layout: how sequences become a forward pass; does not change the result.
             micro_batch_tokens: tokens of a forward pass; does not change the result.
@@ -177,29 +183,29 @@ class RewardModel:
             overlength=overlength, text_as=text_as, chat_template=chat_template,
             chat_template_kwargs=chat_template_kwargs,
         )  # fmt: skip
-        accelerator = opened.accelerator(device, precision)
-        return cls.of(opened, accelerator, layout=layout, micro_batch_tokens=micro_batch_tokens)
+        computing = opened.computing(device, precision)
+        return cls.of(opened, computing, layout=layout, micro_batch_tokens=micro_batch_tokens)
 
     @classmethod
     def of(
-        cls, opened: OpenedModel, accelerator: Accelerator, *, layout: str = "auto",
+        cls, opened: OpenedModel, computing: Alone, *, layout: str = "auto",
         micro_batch_tokens: int | str = "auto",
     ) -> RewardModel:  # fmt: skip
         """Read the weights of an opened model; arguments as for `load`."""
         if not budget(micro_batch_tokens):
             raise refuse("eval.micro_batch_tokens", micro_batch_tokens, "must be a whole number of at least 1, or auto")
-        network = load_saved(opened.saved, all_heads=True).to(accelerator.device).eval()
-        return cls(opened, network, accelerator, _choice("train.layout", Layout, layout, None), micro_batch_tokens)
+        network = load_saved(opened.saved, all_heads=True).to(computing.device).eval()
+        return cls(opened, network, computing, _choice("train.layout", Layout, layout, None), micro_batch_tokens)
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self._accelerator.device
+        return self._computing.device
 
     @property
     def precision(self) -> str:
         """Of the backbone's arithmetic: `fp32`, `bf16` or `fp16`."""
-        return {"no": "fp32"}.get(self._accelerator.mixed_precision, self._accelerator.mixed_precision)
+        return self._computing.precision.value
 
     def encode(self, rows: Sequence[Answers]) -> list[EncodedAnswers | DataError]:
         """What the model reads of each; the error of those that its template or the length policy refuses.
@@ -227,7 +233,7 @@ class RewardModel:
             return []
         items = self._batcher.items_of_answers(answers, self.token_budget)
         done = forward_passes(
-            self._accelerator, self._network, answers, self._batcher, items, self.token_budget, on_progress, should_stop
+            self._computing, self._network, answers, self._batcher, items, self.token_budget, on_progress, should_stop
         )
         given = np.full((len(answers), len(self.heads)), np.nan)
         for numbers, values in done:

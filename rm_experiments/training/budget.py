@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from rm_experiments.data.groups import Group
+from rm_experiments.modeling.computing import Computing
 from rm_experiments.modeling.feature_batches import FeatureBatcher
 from rm_experiments.modeling.layouts.batch import Batch, padded_batch
 from rm_experiments.modeling.layouts.layout import Batcher
@@ -26,7 +26,7 @@ _EVALUATION = {"cpu": 1, "mps": 2, "cuda": 4}
 
 
 def training_budget(
-    setting: int | str, accelerator: Accelerator, reward_model: RewardModel, batcher: Batcher, longest: int
+    setting: int | str, computing: Computing, reward_model: RewardModel, batcher: Batcher, longest: int
 ) -> int:
     """Tokens of one forward and backward pass.
 
@@ -41,9 +41,9 @@ def training_budget(
         return setting
     if isinstance(batcher, FeatureBatcher):
         return _SEQUENCES
-    if accelerator.device.type == "cuda":
-        return _measured(accelerator, reward_model, batcher, longest)
-    if accelerator.device.type == "cpu":
+    if computing.device.type == "cuda":
+        return _measured(computing, reward_model, batcher, longest)
+    if computing.device.type == "cpu":
         width = reward_model.model.config.get_text_config().hidden_size
         return int(np.clip(_CPU_NUMBERS // width // _MULTIPLE * _MULTIPLE, 1024, 4096))
     return 8192
@@ -59,12 +59,12 @@ def evaluation_budget(setting: int | str, of_training: int, device_type: str) ->
     return setting if isinstance(setting, int) else of_training * _EVALUATION.get(device_type, 1)
 
 
-def _measured(accelerator: Accelerator, reward_model: RewardModel, batcher: Batcher, longest: int) -> int:
+def _measured(computing: Computing, reward_model: RewardModel, batcher: Batcher, longest: int) -> int:
     """From the memory of two passes: what a token takes, and how many fit beside the optimizer's state."""
-    peaks = [_peak(accelerator, reward_model, batcher, tokens, longest) for tokens in _PROBES]
+    peaks = [_peak(computing, reward_model, batcher, tokens, longest) for tokens in _PROBES]
     per_token = max(1.0, (peaks[1] - peaks[0]) / (_PROBES[1] - _PROBES[0]))
     fixed = max(0.0, peaks[0] - per_token * _PROBES[0])
-    device = accelerator.device
+    device = computing.device
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     trained = [one for one in reward_model.parameters() if one.requires_grad]
@@ -72,24 +72,24 @@ def _measured(accelerator: Accelerator, reward_model: RewardModel, batcher: Batc
     moments = sum(2 * local(one).numel() * one.element_size() for one in trained if one.device.type == "cuda")
     fitting = (_USED_SHARE * (free - moments) - fixed) / per_token
     budget = torch.tensor(int(np.clip(fitting // _MULTIPLE * _MULTIPLE, _MULTIPLE, _MOST)), device=device)
-    if accelerator.num_processes > 1:
+    if computing.num_processes > 1:
         torch.distributed.all_reduce(budget, op=torch.distributed.ReduceOp.MIN)
     return int(budget.item())
 
 
-def _peak(accelerator: Accelerator, reward_model: RewardModel, batcher: Batcher, tokens: int, longest: int) -> int:
+def _peak(computing: Computing, reward_model: RewardModel, batcher: Batcher, tokens: int, longest: int) -> int:
     """Bytes that a pass over so many tokens adds at its height, gradients included."""
-    torch.cuda.reset_peak_memory_stats(accelerator.device)
-    before = torch.cuda.memory_allocated(accelerator.device)
-    batch = _example(batcher, tokens, longest).to(accelerator.device)
-    state = torch.cuda.get_rng_state(accelerator.device)
-    with accelerator.autocast():
+    torch.cuda.reset_peak_memory_stats(computing.device)
+    before = torch.cuda.memory_allocated(computing.device)
+    batch = _example(batcher, tokens, longest).to(computing.device)
+    state = torch.cuda.get_rng_state(computing.device)
+    with computing.autocast():
         rewards = reward_model(batch)
     (rewards.float().sum() * 0).backward()
     reward_model.release()
-    peak = torch.cuda.max_memory_allocated(accelerator.device) - before
+    peak = torch.cuda.max_memory_allocated(computing.device) - before
     reward_model.zero_grad(set_to_none=True)
-    torch.cuda.set_rng_state(state, accelerator.device)
+    torch.cuda.set_rng_state(state, computing.device)
     return int(peak)
 
 
