@@ -42,5 +42,14 @@ class LossConfig:
     attribute_weights: list[float] | None = None
     """`regression`, which has a head for each of `data.columns.attributes`: the reward is the sum of the heads by these
     weights, one for each; null: their mean."""
+    lm_coefficient: float = 0.0
+    """Share a of a language-model term in the objective, (1 - a) * loss + a * term, which keeps the hidden states fit
+    to write text (GRM, arXiv:2406.10216); 0: off. For decoders: the base model's language-model head is kept for it."""
+    lm_form: str = "sft"
+    """What the term is, with log pi the log-probability of an answer's tokens after the prompt: `sft`, -log
+    sigmoid(lm_beta * log pi(chosen)); `dpo`, -log sigmoid(lm_beta * (log pi(chosen) - log pi(rejected))), without a
+    reference; `cross_entropy`, -log pi(chosen) per token."""
+    lm_beta: float = 0.1
+    """Factor of log pi in `sft` and `dpo`."""
     noise_rate: float = 0.1
     """`robust_bradley_terry`: share of the labels that are flipped, above 0 and below 0.5."""

@@ -29,6 +29,8 @@ LOSS_NAMES = (
 LOSSES_WITH_TIES = ("rao_kupper", "davidson")
 """Those that know ties as an outcome of their own."""
 
+LM_FORMS = ("sft", "dpo", "cross_entropy")
+
 _READ_BY: dict[str, tuple[str, ...]] = {
     "hinge_margin": ("hinge",),
     "focal_gamma": ("focal",),
@@ -61,6 +63,10 @@ def loss_settings(loss: LossConfig) -> dict[str, Any]:
     unread |= {key for name, key, _ in _NOT_WITH if loss.name == name}
     if not loss.barrier_coefficient:
         unread.add("barrier_bound")
+    if not loss.lm_coefficient:
+        unread |= {"lm_coefficient", "lm_form", "lm_beta"}
+    elif loss.lm_form == "cross_entropy":
+        unread.add("lm_beta")
     if loss.num_heads == 1:
         unread |= {"num_heads", "bootstrap"}
     return {key: value for key, value in asdict(loss).items() if key not in unread and value is not None}
@@ -73,6 +79,8 @@ def loss_numbers(config: RunConfig) -> Iterator[NumberRule]:
     yield "loss.center_coefficient", loss.center_coefficient, not_negative, "a finite number, at least 0"
     yield "loss.barrier_coefficient", loss.barrier_coefficient, not_negative, "a finite number, at least 0"
     yield "loss.barrier_bound", loss.barrier_bound, positive, POSITIVE
+    yield "loss.lm_coefficient", loss.lm_coefficient, lambda x: 0 <= x < 1, "at least 0 and below 1"
+    yield "loss.lm_beta", loss.lm_beta, positive, POSITIVE
     yield "loss.hinge_margin", loss.hinge_margin, positive, POSITIVE
     yield "loss.focal_gamma", loss.focal_gamma, positive, POSITIVE
     yield "loss.tie_probability", loss.tie_probability, lambda x: 0 < x < 1, "above 0 and below 1"
@@ -96,6 +104,7 @@ def check_loss(config: RunConfig) -> None:
                 f"loss.{setting}", value, f"no effect with loss.name={loss.name}",
                 f"loss={names[0]}, or leave it out",
             )  # fmt: skip
+    _check_language(config)
     if loss.name == "regression":
         _check_attributes(config)
     for name, setting, why in _NOT_WITH:
@@ -117,6 +126,33 @@ def check_loss(config: RunConfig) -> None:
         raise refuse(
             "data.ties", config.data.ties, f"loss.name={loss.name} is there for the ties",
             "data.ties=keep, or loss=bradley_terry",
+        )  # fmt: skip
+
+
+def _check_language(config: RunConfig) -> None:
+    """The language-model term has what it needs, and its settings are read."""
+    loss, defaults = config.loss, LossConfig()
+    if loss.lm_form not in LM_FORMS:
+        raise refuse("loss.lm_form", loss.lm_form, f"allowed are {', '.join(LM_FORMS)}", "loss.lm_form=sft")
+    if not loss.lm_coefficient:
+        for key in ("lm_form", "lm_beta"):
+            if getattr(loss, key) != getattr(defaults, key):
+                raise refuse(
+                    f"loss.{key}", getattr(loss, key), "no effect without a language-model term",
+                    "loss.lm_coefficient=0.01",
+                )  # fmt: skip
+        return
+    if loss.lm_form == "cross_entropy" and loss.lm_beta != defaults.lm_beta:
+        raise refuse("loss.lm_beta", loss.lm_beta, "no effect with loss.lm_form=cross_entropy", "leaving it out")
+    if config.adapter.name == "probe":
+        raise refuse(
+            "loss.lm_coefficient", loss.lm_coefficient,
+            "keeps hidden states as they are, and adapter=probe changes none of them", "leaving it out",
+        )  # fmt: skip
+    if config.launch.strategy == "fsdp":
+        raise refuse(
+            "launch.strategy", "fsdp", "a language-model head (loss.lm_coefficient) is not spread over processes",
+            "launch.strategy=ddp",
         )  # fmt: skip
 
 

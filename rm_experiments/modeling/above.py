@@ -11,6 +11,15 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
+class _Output(BaseModelOutputWithPooling):
+    """Of a backbone that keeps nothing else: whatever more a model asks for is None."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
 class _Given(nn.Module):
     """In the place of a backbone: sequences of one token, of which it knows the vectors."""
 
@@ -21,7 +30,7 @@ class _Given(nn.Module):
 
     def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
         pooled = None if self.pooler is None else self.pooler(self.hidden)
-        return BaseModelOutputWithPooling(last_hidden_state=self.hidden, pooler_output=pooled)
+        return _Output(last_hidden_state=self.hidden, pooler_output=pooled)
 
 
 def logits_above(model: PreTrainedModel, features: Tensor) -> Tensor:

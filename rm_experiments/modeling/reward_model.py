@@ -26,6 +26,8 @@ from rm_experiments.config.heads import SINGLE
 from rm_experiments.config.schema import Attention, Dtype, ModelConfig
 from rm_experiments.errors import CheckpointError, ConfigError
 from rm_experiments.modeling.above import logits_above
+from rm_experiments.modeling.language_head import LanguageHead
+from rm_experiments.modeling.layouts.answers import AnswerTokens
 from rm_experiments.modeling.layouts.attention import current
 from rm_experiments.modeling.layouts.batch import Batch, FeatureBatch, FlatBatch, PaddedBatch
 from rm_experiments.modeling.tokenizer import unreadable_model
@@ -59,11 +61,18 @@ class RewardModel(nn.Module):
         self.is_decoder = isinstance(getattr(model, "score", None), nn.Module) and not hasattr(model, "classifier")
         self.heads = SINGLE
         """What the last linear layer gives, one row each."""
+        self.language_head: LanguageHead | None = None
+        """Of a loss with a language-model term; no part of the model that is saved."""
         # The class of the layer, not a new layer: names, weights and copies of the module stay as they are.
         last_linear(self).__class__ = Float32Linear
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Rewards [n], float32 or wider, of the sequences of `batch`; [n, heads] of a model with several heads."""
+    def forward(self, batch: Batch, answers: AnswerTokens | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Rewards [n], float32 or wider, of the sequences of `batch`; [n, heads] of a model with several heads.
+
+        With `answers`, of which a decoder's language-model head is asked, beside their log-probabilities [answers].
+        """
+        if answers is not None:
+            return self._with_language(batch, answers)
         if isinstance(batch, FeatureBatch):
             current.batch = None
             if self.is_decoder:
@@ -86,6 +95,20 @@ class RewardModel(nn.Module):
             return given[0] if self.gives_scored_rows else given[0].index_select(0, batch.read)
         rows = torch.arange(len(batch.lengths), device=given.device)
         return given[rows, batch.lengths - 1]
+
+    def _with_language(self, batch: Batch, answers: AnswerTokens) -> tuple[Tensor, Tensor]:
+        assert self.language_head is not None
+        assert not self.gives_scored_rows
+        assert not isinstance(batch, FeatureBatch)
+        given: Tensor = self.backbone(**self._inputs(batch)).last_hidden_state
+        hidden = given.flatten(0, 1)
+        if isinstance(batch, FlatBatch):
+            read = batch.read
+        else:
+            first = torch.arange(len(batch.lengths), device=hidden.device) * batch.ids.shape[1]
+            read = first + batch.lengths - 1
+        of_tokens = self.language_head(hidden.index_select(0, answers.rows), answers.targets)
+        return self.head(hidden.index_select(0, read)), answers.summed(of_tokens)
 
     def _inputs(self, batch: PaddedBatch | FlatBatch) -> dict[str, Any]:
         """Arguments of the model, or of its backbone."""
@@ -117,8 +140,8 @@ class RewardModel(nn.Module):
         return getattr(self.model, self.model.base_model_prefix)
 
     def is_head(self, name: str) -> bool:
-        """Whether the parameter of this name is not the backbone's."""
-        return not name.startswith(f"model.{self.model.base_model_prefix}.")
+        """Whether the parameter of this name is the model's and not its backbone's."""
+        return name.startswith("model.") and not name.startswith(f"model.{self.model.base_model_prefix}.")
 
     def head(self, hidden: Tensor) -> Tensor:
         """Rewards [b], or [b, heads], of hidden states [b, d]."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -57,6 +57,28 @@ class RunConsole:
         if not (self._enabled and self._errors.is_terminal):
             return nullcontext()
         return self._errors.status(what, spinner="line" if self._errors.options.ascii_only else "dots")
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Show how much of something is done, which the function that it gives is told: a bar on a terminal, a line now
+        and then in a log."""
+        if not (self._enabled and self._errors.is_terminal):
+            last = time.monotonic()
+
+            def line(done: int, total: int) -> None:
+                nonlocal last
+                if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+                    last = time.monotonic()
+                    self.info(f"{what}: {done:,} of {total:,}")
+
+            yield line
+            return
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=8), MofNCompleteColumn())
+        with Progress(
+            *columns, TimeRemainingColumn(compact=True), console=self._errors, refresh_per_second=4, transient=True
+        ) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def result(self, line: str = "", style: str | None = None) -> None:
         """A line of the result."""

@@ -101,7 +101,7 @@ class Artifacts:
     @property
     def checkpoint_bytes(self) -> int:
         """What a checkpoint needs, at least."""
-        model, has_adapter = self.built.reward_model.model, self.adapter is not None
+        model, has_adapter = self.built.reward_model, self.adapter is not None
         return checkpoint_size(model, self.saved_dtype, has_adapter, STATE_BYTES[self.config.optimizer.name])
 
     @property

@@ -12,6 +12,7 @@ from rm_experiments.config.heads import heads_of
 from rm_experiments.config.schema import Attention, RunConfig
 from rm_experiments.launch import ranks
 from rm_experiments.modeling.adapters import add_adapter, check_packages
+from rm_experiments.modeling.causal import add_language_head
 from rm_experiments.modeling.features import Pooling, find_pooling
 from rm_experiments.modeling.heads import add_heads
 from rm_experiments.modeling.layouts.choice import adopt_layout, choose_layout, pruned_shape
@@ -70,12 +71,15 @@ def _whole(config: RunConfig, prepared: Prepared, device: torch.device, narrow: 
     loading = loading_arguments(config.adapter, prepared.model_config, device, narrow)
     built = build_reward_model(config.model, prepared.model_config, config.seed, loading)
     add_heads(built, heads_of(config), config.seed)
+    language = config.loss.lm_coefficient > 0
+    if language:
+        add_language_head(built, config.model, prepared.model_config, config.adapter.name == "none", config.seed)
     adapter = add_adapter(built, config.adapter, config.model.revision)
     built.reward_model.to(device)
     attention_is_set = config.model.attention is not Attention.auto
     pad_id = prepared.tokenizer.pad_token_id
     pooling = find_pooling(built.reward_model, pad_id) if config.adapter.name == "probe" else None
-    batcher, note = choose_layout(built.reward_model, config.train.layout, pad_id, attention_is_set)
+    batcher, note = choose_layout(built.reward_model, config.train.layout, pad_id, attention_is_set, language)
     return ReadyModel(
         built=built, adapter=adapter, batcher=batcher, notes=[*built.notes, note], loading=loading, pooling=pooling
     )

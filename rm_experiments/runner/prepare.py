@@ -33,6 +33,7 @@ from rm_experiments.evaluation.benchmarks import benchmark_of, set_metrics
 from rm_experiments.evaluation.evaluate import objective_of
 from rm_experiments.evaluation.metrics import prefixed
 from rm_experiments.evaluation.records import make_records
+from rm_experiments.modeling.causal import check_language_head
 from rm_experiments.modeling.computing import resolved
 from rm_experiments.modeling.reward_model import load_model_config, max_positions
 from rm_experiments.modeling.tokenizer import load_tokenizer, train_tokenizer
@@ -103,6 +104,8 @@ def prepare(config: RunConfig, split_off: bool = True) -> Prepared:
         tokenizer = _scratch_tokenizer(splits.train, config.model.scratch.vocab_size, cache)
         notes = prepare_tokenizer(tokenizer, data.chat_template, data.chat_template_kwargs)
         model_config = load_model_config(config.model, tokenizer)
+    if config.loss.lm_coefficient:
+        check_language_head(config.model, model_config)
     max_length = limit_of_length(config.data.max_length, max_positions(model_config))
     report: dict[str, Any] = {}
 

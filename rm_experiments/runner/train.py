@@ -164,8 +164,8 @@ def _artifacts(
     with console.waiting("Loading the model ..."):
         model = ready_model(config, prepared, accelerator)
     if config.adapter.name == "probe":
-        with console.waiting("Computing features ..."):
-            model.notes.append(use_features(config, prepared, model, accelerator))
+        with console.counting("Features of sequences") as on_progress:
+            model.notes.append(use_features(config, prepared, model, accelerator, on_progress))
     prepared.notes += model.notes
     return Artifacts(
         config=config, run_dir=run_dir, prepared=prepared, built=model.built, adapter=model.adapter,

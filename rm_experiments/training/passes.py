@@ -27,6 +27,8 @@ from rm_experiments.modeling.layouts.batch import moved
 from rm_experiments.modeling.layouts.layout import MicroBatch
 from rm_experiments.modeling.reward_model import RewardModel, last_linear, wide
 from rm_experiments.modeling.sharding import is_sharded, reshard
+from rm_experiments.training.labels import PairLabels
+from rm_experiments.training.language_loss import language_losses
 from rm_experiments.training.losses import LOSSES, losses_of
 from rm_experiments.training.window import MetricWindow
 from rm_experiments.training.work import StepWork
@@ -140,8 +142,9 @@ class Passes:
             elif work.counts(number) or self._sharded:
                 labels = known.to(self._accelerator.device)
                 with torch.no_grad():
-                    rewards = self._rewards(self._reward_model, made.to(self._accelerator.device))
+                    *rewards, lm = self._outputs(self._reward_model, made.to(self._accelerator.device), labels)
                     good = torch.isfinite(losses_of(labels.with_rewards(*rewards), self._config))
+                    good = good if lm is None else good & torch.isfinite(lm)
             else:
                 continue
             found.append(work.members(number)[~good.cpu().numpy()])
@@ -182,6 +185,18 @@ class Passes:
         chosen, rejected = rewards.view(-1, 2, *rewards.shape[1:]).unbind(1)
         return chosen, rejected
 
+    def _outputs(
+        self, model: torch.nn.Module, micro: MicroBatch, labels: PairLabels
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rewards of both sides as `_rewards` gives them, and the language-model term [m], where there is one."""
+        if micro.answers is None:
+            return *self._rewards(model, micro), None
+        with self._accelerator.autocast():
+            rewards, log_pi = model(micro.batch, micro.answers)
+        rewards = rewards[micro.places]
+        chosen, rejected = rewards.view(-1, 2, *rewards.shape[1:]).unbind(1)
+        return chosen, rejected, language_losses(log_pi, micro.answers.lengths, labels, self._config)
+
     def _pass(self, work: StepWork, number: int, last: bool, ahead: WholeStep | None) -> Tensor:
         """One forward and backward pass. Returns the sum of its losses."""
         accelerator, counts = self._accelerator, work.counts(number)
@@ -192,7 +207,7 @@ class Passes:
         # Whole gradients of a sharded model would not fit: each pass adds them to the slices.
         at_once = last or self._sharded
         with contextlib.nullcontext() if at_once else accelerator.no_sync(self._model):
-            chosen, rejected = self._rewards(self._model, micro)
+            chosen, rejected, lm_losses = self._outputs(self._model, micro, labels)
             # The mean over processes that distributed training takes is undone: the sum is what is wanted.
             scale = float(accelerator.num_processes) if counts else 0.0
             if ahead is None:
@@ -206,13 +221,18 @@ class Passes:
                 # Once in what the processes add up.
                 weight = wide(last_linear(self._reward_model).weight)
                 objective = objective + self._kind.penalty(weight, self._config) * accelerator.num_processes
+            if lm_losses is not None:
+                share = self._config.lm_coefficient
+                term = (lm_losses * labels.weight).sum() * (scale / work.weight)
+                objective = (1 - share) * objective + share * term
             accelerator.backward(objective)
         self._reward_model.release()
         if not counts:
             return torch.zeros((), device=accelerator.device)
         chosen, rejected = (self._reward_model.reward(one.detach()) for one in (chosen, rejected))
-        self._window.add_pairs(losses, chosen, rejected, labels.weight, labels.label, micro.num_tokens)
-        return losses.detach().sum()
+        self._window.add_pairs(losses, chosen, rejected, labels.weight, labels.label, micro.num_tokens, lm_losses)
+        total = losses.detach().sum()
+        return total if lm_losses is None else total + lm_losses.detach().sum()
 
     def _look_ahead(self, work: StepWork, ask: bool = True) -> WholeStep | None:
         """The loss of a step and its gradient with respect to the rewards, by forward passes without gradients.

@@ -20,6 +20,7 @@ from rm_experiments.training.shards import read_optimizer
 from rm_experiments.training.trainer import Progress, Trainer
 
 Tensors = dict[str, Tensor]
+_LANGUAGE_HEAD = "language_head"
 StateTensors = dict[str, Tensors]
 """File name without suffix -> tensors."""
 
@@ -42,7 +43,13 @@ def collect_state(trainer: Trainer) -> StateTensors:
     # One process writes; the others need no copy on the host.
     wanted = trainer.accelerator.is_main_process or is_sharded(trainer.reward_model)
     optimizer = optimizer_tensors(trainer.built) if wanted else {}
-    return {"optimizer": optimizer, "processes": processes}
+    found = {"optimizer": optimizer, "processes": processes}
+    language_head = trainer.reward_model.language_head
+    if language_head is not None and wanted:
+        own = language_head.own_weights(trainer.reward_model.model)
+        if own:
+            found[_LANGUAGE_HEAD] = {name: one.detach().to("cpu", copy=True) for name, one in own.items()}
+    return found
 
 
 def collect_values(trainer: Trainer, extra: dict[str, Any]) -> dict[str, Any]:
@@ -91,6 +98,7 @@ def load_state(directory: Path, trainer: Trainer) -> list[str]:
             f"{directory}: is the state of optimizer={of}, which optimizer={trainer.optimizer_name} cannot go on with; "
             "start another run from its weights: model=pretrained model.name_or_path=CHECKPOINT"
         )
+    _load_language_head(directory, trainer)
     load_optimizer_tensors(trainer.built, read_optimizer(directory, trained_parameters(trainer.built)))
     trainer.progress = Progress(**values["progress"])
     trainer.resume_budget(values["token_budget"])
@@ -117,3 +125,18 @@ def load_state(directory: Path, trainer: Trainer) -> list[str]:
     if before != trainer.strategy and world_size > 1:
         return [f"saved with launch.strategy={before}, continued with {trainer.strategy}: bits may differ"]
     return []
+
+
+def _load_language_head(directory: Path, trainer: Trainer) -> None:
+    """A trained language-model head, of which the model directory has nothing."""
+    head = trainer.reward_model.language_head
+    own = {} if head is None else head.own_weights(trainer.reward_model.model)
+    if not own:
+        return
+    path = directory / f"{_LANGUAGE_HEAD}.safetensors"
+    found = load_file(path) if path.exists() else {}
+    if {name: one.shape for name, one in found.items()} != {name: one.shape for name, one in own.items()}:
+        raise CheckpointError(f"{directory}: has no language-model head of this model, which loss.lm_coefficient needs")
+    with torch.no_grad():
+        for name, one in own.items():
+            one.copy_(found[name])

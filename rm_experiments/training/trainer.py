@@ -25,6 +25,7 @@ from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.modeling.sharding import is_sharded
 from rm_experiments.training.budget import training_budget
+from rm_experiments.training.language_loss import LANGUAGE_FORMS
 from rm_experiments.training.losses import LOSSES
 from rm_experiments.training.optimizers.build import BuiltOptimizer, hide_averages, show_averages
 from rm_experiments.training.passes import Passes, RandomState
@@ -73,7 +74,8 @@ class Trainer:
         self.plan = plan
         self.max_steps = max_steps
         self.progress = Progress()
-        self.window = MetricWindow(accelerator.device)
+        language = LANGUAGE_FORMS[config.loss.lm_form] if config.loss.lm_coefficient else None
+        self.window = MetricWindow(accelerator.device, language is not None)
         self._pairs = pairs
         self._config = config
         self._coming: Iterator[StepWork] | None = None
@@ -89,7 +91,7 @@ class Trainer:
         self._optimizer = accelerator.prepare(built.optimizer)
         self._maker = WorkMaker(
             accelerator=accelerator, pairs=pairs, plan=plan, batcher=batcher, sharded=self._sharded,
-            whole_step=LOSSES[config.loss.name].whole_step,
+            whole_step=LOSSES[config.loss.name].whole_step, language=language,
         )  # fmt: skip
         self._passes = Passes(
             accelerator=accelerator, model=model, reward_model=reward_model, loss=config.loss,

@@ -15,22 +15,25 @@ of the pairs whose label is no tie."""
 class MetricWindow:
     """Exact weighted means, minimum and maximum over all pairs of the window, on any number of processes."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, language: bool = False) -> None:
+        """`language`: whether pairs have a loss of a language-model term, too."""
         # MPS has no float64.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._device = device
+        self._names = (*_SUMS, "lm_loss") if language else _SUMS
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        self.sums = torch.zeros(len(_SUMS), dtype=self._dtype, device=self._device)
+        self.sums = torch.zeros(len(self._names), dtype=self._dtype, device=self._device)
         self.extrema = torch.full((2,), float("-inf"), dtype=self._dtype, device=self._device)
         """[2]: maximum of -reward, maximum of reward."""
 
     def add_pairs(
-        self, losses: Tensor, chosen: Tensor, rejected: Tensor, weight: Tensor, label: Tensor, tokens: int
-    ) -> None:
-        """A micro-batch: losses, rewards, weights and labels [n], and its number of real tokens."""
+        self, losses: Tensor, chosen: Tensor, rejected: Tensor, weight: Tensor, label: Tensor, tokens: int,
+        lm_losses: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """A micro-batch: losses, rewards, weights and labels [n], its number of real tokens, and the term's losses."""
         losses, chosen, rejected, weight = (
             value.detach().to(self._dtype) for value in (losses, chosen, rejected, weight)
         )
@@ -40,6 +43,8 @@ class MetricWindow:
         self.sums[:7] += (columns * weight).sum(dim=1)
         self.sums[7] += len(margin)
         self.sums[10] += tokens
+        if lm_losses is not None:
+            self.sums[11] += (lm_losses.detach().to(self._dtype) * weight).sum()
         rewards = torch.cat([chosen, rejected])
         self.extrema = torch.maximum(self.extrema, torch.stack([(-rewards).max(), rewards.max()]))
 
@@ -57,15 +62,17 @@ class MetricWindow:
             world_size = torch.distributed.get_world_size()
             torch.distributed.all_reduce(sums)
             torch.distributed.all_reduce(extrema, op=torch.distributed.ReduceOp.MAX)
-        total = dict(zip(_SUMS, sums.tolist(), strict=True))
+        total = dict(zip(self._names, sums.tolist(), strict=True))
         if not total["count"]:
             return {}
         low, high = extrema.tolist()
         weight, steps = total["weight"], total["steps"] / world_size
         # Pairs whose label is a tie have no right side.
         accuracy = {"train_accuracy": total["accuracy"] / total["decided"]} if total["decided"] else {}
+        language = {"train_lm_loss": total["lm_loss"] / weight} if "lm_loss" in total else {}
         return {
             "train_loss": total["loss"] / weight,
+            **language,
             **accuracy,
             "train_margin": total["margin"] / weight,
             "train_min_reward": -low,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from accelerate import Accelerator
@@ -11,8 +11,10 @@ from accelerate import Accelerator
 from rm_experiments.data.batching import StepPlan
 from rm_experiments.data.groups import Item, shares_of_ranks
 from rm_experiments.data.tokens import TokenizedPairs
+from rm_experiments.modeling.layouts.answers import answer_tokens
 from rm_experiments.modeling.layouts.layout import Batcher, MicroBatch
 from rm_experiments.training.labels import PairLabels, labels_of
+from rm_experiments.training.language_loss import LanguageForm
 
 
 @dataclass(kw_only=True)
@@ -60,6 +62,8 @@ class WorkMaker:
     """Whether all processes compute each pass together."""
     whole_step: bool
     """Whether the loss is one of the whole step."""
+    language: LanguageForm | None = None
+    """The language-model term of the objective."""
 
     def steps(self, first: int, end: int, budget: int, pass_tokens: int) -> Iterator[StepWork]:
         """What this process has to compute in each of these steps.
@@ -96,4 +100,12 @@ class WorkMaker:
         filling = number - len(bins)
         # The least work there is.
         bins += [[min(items, key=lambda one: one.cost)]] * filling
-        return [self.batcher.micro_batch(self.pairs, one) for one in bins], filling
+        return [self._micro_batch(one) for one in bins], filling
+
+    def _micro_batch(self, items: list[Item]) -> MicroBatch:
+        micro = self.batcher.micro_batch(self.pairs, items)
+        if self.language is None:
+            return micro
+        every = 1 if self.language.both else 2
+        answers = answer_tokens(self.pairs, micro.sequences[::every], micro.places[::every], micro.batch)
+        return replace(micro, answers=answers)

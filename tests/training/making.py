@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from rm_experiments.config.heads import heads_of
 from rm_experiments.config.schema import RunConfig
+from rm_experiments.modeling.causal import add_language_head
 from rm_experiments.modeling.heads import add_heads
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.reward_model import build_reward_model
@@ -27,8 +28,11 @@ def make_trainer(config: RunConfig, prepared: Prepared, accelerator: Accelerator
     model_config.attention_dropout = config.model.dropout
     started = build_reward_model(config.model, model_config, config.seed)
     add_heads(started, heads_of(config), config.seed)
+    language = config.loss.lm_coefficient > 0
+    if language:
+        add_language_head(started, config.model, model_config, True, config.seed)
     model = started.reward_model.double() if exact else started.reward_model
-    batcher, _ = choose_layout(model, config.train.layout, int(prepared.tokenizer.pad_token_id), False)
+    batcher, _ = choose_layout(model, config.train.layout, int(prepared.tokenizer.pad_token_id), False, language)
     if exact:
         named = dict(model.named_parameters())
         built = BuiltOptimizer(optimizer=torch.optim.SGD(named.values(), lr=1), names=[*named])

@@ -28,12 +28,13 @@ _PROBE_GROUPS = (Group(3, (0, 1, 2)), Group(0, (3,)), Group(1, (4, 5)))
 
 
 def choose_layout(
-    reward_model: RewardModel, wanted: Layout, pad_id: int, attention_is_set: bool
+    reward_model: RewardModel, wanted: Layout, pad_id: int, attention_is_set: bool, all_rows: bool = False
 ) -> tuple[Batcher, str]:
     """Prepare `reward_model` for a layout: the wanted one, or with `auto` the fastest that gives the same rewards.
 
     Args:
         attention_is_set: whether the user chose an attention implementation, which flat layouts would replace.
+        all_rows: whether more than the rewards is read from the last layer, so that it must compute all rows.
 
     Returns:
         What cuts pairs into batches, and a sentence that tells what was chosen and why.
@@ -45,7 +46,7 @@ def choose_layout(
     if wanted is Layout.padded:
         return padded, "Layout: padded, as asked."
     reason = _known_reason(reward_model, wanted, attention_is_set)
-    for layout, shape in _candidates(reward_model, wanted) if reason is None else ():
+    for layout, shape in _candidates(reward_model, wanted, all_rows) if reason is None else ():
         batcher = Batcher(
             layout=layout, pad_id=pad_id, first_position=_first_position(reward_model.model),
             read_first=not reward_model.is_decoder,
@@ -77,13 +78,14 @@ def pruned_shape(reward_model: RewardModel) -> Shape | None:
     return None if layers is None else getattr(layers[-1], "shape", None)
 
 
-def _candidates(reward_model: RewardModel, wanted: Layout) -> Iterator[tuple[Layout, Shape | None]]:
+def _candidates(reward_model: RewardModel, wanted: Layout, all_rows: bool) -> Iterator[tuple[Layout, Shape | None]]:
     """Layouts with what a pruned last layer gives, the fastest first."""
     if not reward_model.is_decoder:
         yield Layout.packed, Shape.one_per_sequence
         return
     for layout in (Layout.shared_prefix, Layout.packed) if wanted is Layout.auto else (wanted,):
-        yield from ((layout, shape) for shape in (Shape.scored_rows, Shape.all_rows, None))
+        shapes = (None,) if all_rows else (Shape.scored_rows, Shape.all_rows, None)
+        yield from ((layout, shape) for shape in shapes)
 
 
 def _known_reason(reward_model: RewardModel, wanted: Layout, attention_is_set: bool) -> str | None:

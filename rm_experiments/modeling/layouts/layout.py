@@ -24,6 +24,7 @@ from rm_experiments.data.groups import (
     single_items,
 )
 from rm_experiments.data.tokens import TokenizedAnswers, TokenizedPairs
+from rm_experiments.modeling.layouts.answers import AnswerTokens
 from rm_experiments.modeling.layouts.batch import Batch, FlatBatch, flat_batch, moved, padded_batch
 
 
@@ -38,12 +39,14 @@ class MicroBatch:
     """[s] where the reward of each is among those of the batch."""
     num_tokens: int
     """Tokens of the sequences, without padding, as if nothing were shared."""
+    answers: AnswerTokens | None = None
+    """The answers that a language-model head is asked for."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`."""
         return MicroBatch(
             sequences=self.sequences, batch=self.batch.to(device), places=moved(self.places, device),
-            num_tokens=self.num_tokens,
+            num_tokens=self.num_tokens, answers=None if self.answers is None else self.answers.to(device),
         )  # fmt: skip
 
 

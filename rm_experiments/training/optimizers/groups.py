@@ -54,7 +54,7 @@ def parameter_groups(
 
 def _depth(name: str, in_head: bool, is_embedding: bool) -> int | None:
     """0 of embeddings, 1 and more of layers, None of what comes after them."""
-    if in_head:
+    if in_head or name.startswith("language_head."):
         return None
     if is_embedding or "embed" in name:
         return 0
