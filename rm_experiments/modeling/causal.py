@@ -60,7 +60,7 @@ def add_language_head(
     reward_model = built.reward_model
     model = _shape(AutoModelForCausalLM, config, model_config)
     head = model.get_output_embeddings()
-    tied = head is not None and head.weight is model.get_input_embeddings().weight  # type: ignore[union-attr]
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
     if config.scratch is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + _SEED_OFFSET)
@@ -68,7 +68,7 @@ def add_language_head(
     elif not tied or len(list(_above(model))) > 1:
         model = _loaded(config, model_config, reward_model.model.dtype)
     if tied:
-        model.get_output_embeddings().weight = reward_model.model.get_input_embeddings().weight  # type: ignore
+        model.get_output_embeddings().weight = reward_model.model.get_input_embeddings().weight
     language_head = LanguageHead(model)
     shared = {id(one) for one in reward_model.parameters()}
     own = [one for one in language_head.parameters() if id(one) not in shared]
@@ -106,7 +106,7 @@ def _loaded(config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dt
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model, info = AutoModelForCausalLM.from_pretrained(
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 os.path.expanduser(config.name_or_path), config=copy.deepcopy(model_config), revision=config.revision,
                 trust_remote_code=config.trust_remote_code, dtype=dtype, output_loading_info=True, use_safetensors=None,
             )  # fmt: skip
@@ -114,6 +114,7 @@ def _loaded(config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dt
         raise CheckpointError(unreadable_model(config, "weights", error)) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+    model, info = found
     lost = sorted(set(info["missing_keys"]) & set(_above(model)))
     if lost:
         raise CheckpointError(

@@ -122,6 +122,8 @@ BY_RULE: dict[str, str] = {
     "loss.barrier_bound=0.0": f"loss.barrier_bound=0.0: {POSITIVE}",
     "loss.hinge_margin=0.0": f"loss.hinge_margin=0.0: {POSITIVE}",
     "loss.focal_gamma=0.0": f"loss.focal_gamma=0.0: {POSITIVE}",
+    "loss.lm_coefficient=1.0": "loss.lm_coefficient=1.0: must be at least 0 and below 1",
+    "loss=grm loss.lm_beta=0.0": f"loss.lm_beta=0.0: {POSITIVE}",
     "loss.tie_probability=1.0": "loss.tie_probability=1.0: must be above 0 and below 1",
     "loss.noise_rate=0.5": "loss.noise_rate=0.5: must be above 0 and below 0.5",
     "optimizer.lr=0.0": f"optimizer.lr=0.0: {POSITIVE}",
@@ -255,6 +257,20 @@ BY_RULE: dict[str, str] = {
         "launch.strategy=fsdp: a model of 2 heads is not spread over processes; try launch.strategy=ddp",
     "loss=davidson loss.noise_rate=0.3":
         "loss.noise_rate=0.3: no effect with loss.name=davidson; try loss=robust_bradley_terry, or leave it out",
+    "loss=grm loss.lm_form=kto":
+        "loss.lm_form=kto: allowed are sft, dpo, cross_entropy; try loss.lm_form=sft",
+    "loss.lm_form=dpo":
+        "loss.lm_form=dpo: no effect without a language-model term; try loss.lm_coefficient=0.01",
+    "loss=hinge loss.lm_beta=0.2":
+        "loss.lm_beta=0.2: no effect without a language-model term; try loss.lm_coefficient=0.01",
+    "loss=grm loss.lm_form=cross_entropy loss.lm_beta=0.2":
+        "loss.lm_beta=0.2: no effect with loss.lm_form=cross_entropy; try leaving it out",
+    "model=qwen2_5_0_5b loss=grm adapter=probe":
+        "loss.lm_coefficient=0.01: keeps hidden states as they are, and adapter=probe changes none of them; try "
+        "leaving it out",
+    "launch=fsdp2 loss=grm":
+        "launch.strategy=fsdp: a language-model head (loss.lm_coefficient) is not spread over processes; try "
+        "launch.strategy=ddp",
     "loss.barrier_bound=3.0":
         "loss.barrier_bound=3.0: no effect without a barrier; try loss.barrier_coefficient=0.02",
     "loss=scaled_bradley_terry loss.use_margin=true":
@@ -510,6 +526,11 @@ def test_only_the_settings_that_are_read_are_shown() -> None:
     assert loss_settings(LossConfig(name="plackett_luce")).keys() == {
         "name", "center_coefficient", "barrier_coefficient"
     }  # fmt: skip
+    language = {**plain, "barrier_coefficient": 0.0, "lm_coefficient": 0.1, "lm_form": "sft", "lm_beta": 0.1}
+    assert loss_settings(LossConfig(lm_coefficient=0.1)) == language
+    del language["lm_beta"]
+    language["lm_form"] = "cross_entropy"
+    assert loss_settings(LossConfig(lm_coefficient=0.1, lm_form="cross_entropy")) == language
     lion = OptimizerConfig(name="lion", lr=0.5, eps=None, layer_decay=0.5)
     assert optimizer_settings(lion) == {
         "name": "lion", "lr": 0.5, "weight_decay": 0.0, "betas": [0.9, 0.999], "layer_decay": 0.5

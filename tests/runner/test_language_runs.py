@@ -20,7 +20,7 @@ from rm_experiments.config.schema import RunConfig
 from rm_experiments.errors import ConfigError
 
 STEPS = (
-    "train.batch_size=8", "train.max_steps=4", "eval=start_end", "optimizer.lr=0.01", "checkpoint.every_steps=2",
+    "train.batch_size=8", "train.max_steps=4", "eval=none", "optimizer.lr=0.01", "checkpoint.every_steps=2",
     "checkpoint.keep_last=3", "train.log_every_steps=1", "loss=grm", "loss.lm_coefficient=0.2",
 )  # fmt: skip
 HEAD = "language_head.safetensors"
@@ -50,7 +50,11 @@ def train_lines(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("adapter", "tied", "trained"),
-    [("adapter=none", False, True), ("adapter=none", True, False), ("adapter=lora", False, False)],
+    [
+        ("adapter=none", False, True),
+        pytest.param("adapter=none", True, False, marks=pytest.mark.long),
+        pytest.param("adapter=lora", False, False, marks=pytest.mark.long),
+    ],
     ids=["head of its own", "embeddings", "lora"],
 )
 def test_a_run_goes_on_to_the_bit_and_saves_no_language_model_head(
@@ -99,13 +103,13 @@ def test_evaluation_knows_nothing_of_the_term(compose: Callable[..., RunConfig],
     lines = {}
     for share in (0.0, 0.2):
         run_dir = f"run_dir={tmp_path / str(share)}"
-        config = compose(*STEPS, f"loss.lm_coefficient={share}", run_dir, "train.max_steps=1")
+        config = compose(*STEPS, f"loss.lm_coefficient={share}", run_dir, "train.max_steps=1", "eval=start_end")
         assert rm_experiments.train(config).status == "finished"
         text = (tmp_path / str(share) / "metrics.jsonl").read_text(encoding="utf-8")
         lines[share] = next(line for line in map(json.loads, text.splitlines()) if line["kind"] == "eval")
     # Before the first step the backbone and the reward head are the same ones.
     for one in lines.values():
-        del one["eval_seconds"]
+        del one["eval_seconds"], one["kind"]
     assert lines[0.0] == pytest.approx(lines[0.2], rel=1e-4, abs=1e-6)
     assert lines[0.2]["eval_objective"] == pytest.approx(lines[0.2]["eval_loss"])
 

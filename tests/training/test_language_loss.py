@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ from transformers import AutoModelForCausalLM
 
 from rm_experiments.config.loss_schema import LossConfig
 from rm_experiments.config.loss_validation import LM_FORMS
-from rm_experiments.config.schema import RunConfig
+from rm_experiments.config.optimizer_schema import OptimizerConfig
+from rm_experiments.config.schema import Layout, RunConfig
+from rm_experiments.config.validation import check
 from rm_experiments.errors import NonFiniteError
 from rm_experiments.modeling import language_head
 from rm_experiments.runner.prepare import Prepared, prepare
 from rm_experiments.training.labels import labelled
 from rm_experiments.training.language_loss import LANGUAGE_FORMS, language_losses
+from rm_experiments.training.optimizers.groups import parameter_groups
 from rm_experiments.training.state import collect_state, collect_values, load_state, write_state
 from rm_experiments.training.trainer import Trainer
 from tests.modeling.float64 import NothingNarrower
@@ -73,25 +77,46 @@ def test_gradients_are_those_of_finite_differences(form: str) -> None:
     )
 
 
+def test_a_head_of_its_own_is_no_layer_and_no_reward_head(trainer_of: Callable[..., Trainer]) -> None:
+    model = trainer_of().reward_model
+    config = OptimizerConfig(name="muon", lr=0.1, layer_decay=0.5, head_lr_ratio=7.0, weight_decay=0.3)
+    groups, names = parameter_groups(model, config, model.is_head)
+    scales = {
+        name: (group["lr_scale"], group["by_muon"], group["weight_decay"])
+        for name, group in zip(names, (one for one in groups for _ in one["params"]), strict=True)
+    }
+    assert scales["language_head.model.lm_head.weight"] == (1.0, False, 0.3)
+    assert scales["model.score.weight"] == (7.0, False, 0.3)
+    assert scales["model.model.embed_tokens.weight"][0] < 0.5
+
+
 def test_names_are_those_of_validation() -> None:
     assert tuple(LANGUAGE_FORMS) == LM_FORMS
 
 
 @pytest.fixture(scope="module")
-def prepared(compose: Compose) -> Prepared:
+def settings(compose: Compose) -> RunConfig:
+    """To be copied: quicker than to compose them."""
+    return compose(*WORLD)
+
+
+@pytest.fixture(scope="module")
+def prepared(settings: RunConfig) -> Prepared:
     """20 pairs: an epoch has steps of 8, 8 and 4. To be read only."""
-    return prepare(compose(*WORLD))
+    return prepare(settings)
 
 
 @pytest.fixture
-def trainer_of(compose: Compose, accelerator: Accelerator, prepared: Prepared) -> Callable[..., Trainer]:
+def trainer_of(settings: RunConfig, accelerator: Accelerator, prepared: Prepared) -> Callable[..., Trainer]:
     """Trainers in float64 by plain gradient descent, from the same weights and random numbers."""
 
-    def make(*overrides: str, tied: bool = False) -> Trainer:
-        own = copy.copy(prepared)
+    def make(*, tokens: int = 10**6, layout: str = "padded", tied: bool = False, **loss: Any) -> Trainer:
+        config, own = copy.deepcopy(settings), copy.copy(prepared)
+        config.train.micro_batch_tokens, config.train.layout = tokens, Layout(layout)
+        config.loss = replace(config.loss, **loss)
         own.model_config = copy.deepcopy(prepared.model_config)
         own.model_config.tie_word_embeddings = tied
-        return make_trainer(compose(*WORLD, *overrides), own, accelerator, exact=True)
+        return make_trainer(check(config), own, accelerator, exact=True)
 
     return make
 
@@ -151,8 +176,7 @@ def plain_gradients(trainer: Trainer, prepared: Prepared, form: str, share: floa
 def test_a_step_is_that_of_plain_cross_entropy(
     trainer_of: Callable[..., Trainer], prepared: Prepared, form: str, layout: str, tokens: int, tied: bool
 ) -> None:
-    more = (f"loss.lm_form={form}", f"train.layout={layout}", f"train.micro_batch_tokens={tokens}")
-    trainer = trainer_of(*more, tied=tied)
+    trainer = trainer_of(lm_form=form, layout=layout, tokens=tokens, tied=tied)
     with NothingNarrower():
         expected = plain_gradients(trainer, prepared, form, 0.3)
         before = weights(trainer)
@@ -177,9 +201,9 @@ def test_parts_of_the_tokens_add_up(trainer_of: Callable[..., Trainer], monkeypa
 
 
 def test_a_loss_of_the_whole_step_takes_the_term_too(trainer_of: Callable[..., Trainer]) -> None:
-    alone = trainer_of("loss.name=plackett_luce")
-    several = trainer_of("loss.name=plackett_luce", "train.micro_batch_tokens=200")
-    plain = trainer_of("train.micro_batch_tokens=200")
+    alone = trainer_of(name="plackett_luce")
+    several = trainer_of(name="plackett_luce", tokens=200)
+    plain = trainer_of(tokens=200)
     for one in (alone, several, plain):
         assert one.step()
     first, second, third = weights(alone), weights(several), weights(plain)
@@ -191,7 +215,7 @@ def test_a_loss_of_the_whole_step_takes_the_term_too(trainer_of: Callable[..., T
 def test_the_term_is_logged_beside_the_loss(trainer_of: Callable[..., Trainer]) -> None:
     found = {}
     for form in LM_FORMS:
-        trainer = trainer_of(f"loss.lm_form={form}")
+        trainer = trainer_of(lm_form=form)
         assert trainer.step()
         found[form] = trainer.window.read()
     # Before the first update each of 320 tokens is about as likely.
@@ -199,7 +223,7 @@ def test_the_term_is_logged_beside_the_loss(trainer_of: Callable[..., Trainer]) 
     assert found["dpo"]["train_lm_loss"] != found["sft"]["train_lm_loss"]
     assert {one["train_loss"] for one in found.values()} == {found["sft"]["train_loss"]}
     assert found["sft"]["train_loss"] == pytest.approx(math.log(2), abs=0.05)
-    without = trainer_of("loss.lm_coefficient=0")
+    without = trainer_of(lm_coefficient=0.0)
     assert without.step()
     assert without.window.read().keys() == found["sft"].keys() - {"train_lm_loss"}
 

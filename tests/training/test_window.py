@@ -83,6 +83,15 @@ def test_means_are_weighted_and_label_ties_are_outside_accuracy() -> None:
     assert (read["train_max_reward"], read["train_num_pairs"]) == (5.0, 3.0)
 
 
+def test_a_language_model_term_has_a_weighted_mean_of_its_own() -> None:
+    window = MetricWindow(CPU, language=True)
+    one, weight = torch.ones(2), torch.tensor([1.0, 0.5])
+    window.add_pairs(one, one, 0 * one, weight, one, 9, torch.tensor([3.0, 6.0]))
+    assert window.read()["train_lm_loss"] == 4.0
+    assert window.read()["train_loss"] == 1.0
+    assert len(window.sums) == len(MetricWindow(CPU).sums) + 1
+
+
 def test_only_ties_have_no_accuracy() -> None:
     window = MetricWindow(CPU)
     window.add_pairs(*torch.ones(3, 1), torch.ones(1), torch.tensor([0.5]), 9)
