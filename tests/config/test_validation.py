@@ -265,10 +265,10 @@ BY_RULE: dict[str, str] = {
         "loss.lm_beta=0.2: no effect without a language-model term; try loss.lm_coefficient=0.01",
     "loss=grm loss.lm_form=cross_entropy loss.lm_beta=0.2":
         "loss.lm_beta=0.2: no effect with loss.lm_form=cross_entropy; try leaving it out",
-    "model=qwen2_5_0_5b loss=grm adapter=probe":
+    "model=qwen2_5_0_5b adapter=probe loss.lm_coefficient=0.01":
         "loss.lm_coefficient=0.01: keeps hidden states as they are, and adapter=probe changes none of them; try "
         "leaving it out",
-    "launch=fsdp2 loss=grm":
+    "launch=fsdp2 loss.lm_coefficient=0.01":
         "launch.strategy=fsdp: a language-model head (loss.lm_coefficient) is not spread over processes; try "
         "launch.strategy=ddp",
     "loss.barrier_bound=3.0":

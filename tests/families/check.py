@@ -1,4 +1,4 @@
-"""One family, all weights or LoRA: trained three steps, its layouts compared, saved, and loaded by others."""
+"""One family, all weights, LoRA or a probe: trained three steps, its layouts compared, saved, and loaded by others."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import ConfigError
 from rm_experiments.modeling.adapters import add_adapter
 from rm_experiments.modeling.directory import copied_weights, plain_model, plain_rewards, save_model
+from rm_experiments.modeling.features import Pooling, features_of, find_pooling
+from rm_experiments.modeling.layouts.batch import FeatureBatch
 from rm_experiments.modeling.layouts.choice import choose_layout
 from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.loading import load_saved, open_saved
@@ -29,6 +31,7 @@ NUM_STEPS = 3
 MODES = {
     "full": AdapterConfig(),
     "LoRA": AdapterConfig(name="lora", rank=2, alpha=8, dropout=0.0, target_modules="all-linear"),
+    "probe": AdapterConfig(name="probe"),
 }
 """What is trained."""
 _LAYOUTS = (Layout.padded, Layout.packed, Layout.shared_prefix)
@@ -51,6 +54,8 @@ class Checked:
     """The same with all texts in one batch."""
     own: float = 0.0
     """Of a reward after loading by our own tools."""
+    from_features: float = 0.0
+    """Of a probe: of a reward by the head alone, as it is trained, against the whole model."""
 
 
 def check_family(
@@ -67,20 +72,24 @@ def check_family(
     adapter = add_adapter(built, MODES[mode])
     model = built.reward_model
     pristine = copy.deepcopy(model)
+    pooling = find_pooling(model, 0) if mode == "probe" else None
     batcher, _ = choose_layout(model, Layout.auto, 0, False)
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.02)
     before = _rewards(model, batcher, pairs)
+    features = None if pooling is None else _features(model, batcher, pairs, pooling)
     for _ in range(NUM_STEPS):
-        _backward(_rewards(model, batcher, pairs))
+        _backward(_rewards(model, batcher, pairs) if features is None else model(features))
         optimizer.step()
         optimizer.zero_grad()
         model.release()
     model.eval()
     with torch.no_grad():
         rewards = _rewards(model, batcher, pairs)
+        alone = rewards if features is None else model(features)
     found = Checked(
         rewards=rewards.double().numpy(), moved=_largest(rewards, before), trained_in=batcher.layout,
+        from_features=_largest(alone, rewards),
     )  # fmt: skip
     pristine.load_state_dict(model.state_dict())
     found.layouts = _compare_layouts(pristine, pairs)
@@ -101,6 +110,17 @@ def _rewards(model: RewardModel, batcher: Batcher, pairs: TokenizedPairs) -> Ten
     items = batcher.items(pairs, np.arange(len(pairs)), 10**6, keep_pairs=True)
     micro = batcher.micro_batch(pairs, items)
     return model(micro.batch)[micro.places].index_select(0, torch.from_numpy(np.argsort(micro.sequences)))
+
+
+def _features(model: RewardModel, batcher: Batcher, pairs: TokenizedPairs, pooling: Pooling) -> FeatureBatch:
+    """Of the sequences in the order of the pairs, by the whole backbone."""
+    items = batcher.items(pairs, np.arange(len(pairs)), 10**6, keep_pairs=True)
+    micro = batcher.micro_batch(pairs, items)
+    assert not isinstance(micro.batch, FeatureBatch)
+    model.eval()
+    with torch.no_grad():
+        found = features_of(model, micro.batch, pooling)[micro.places]
+    return FeatureBatch(features=found.index_select(0, torch.from_numpy(np.argsort(micro.sequences))))
 
 
 def _backward(rewards: Tensor) -> None:
@@ -141,15 +161,16 @@ def _largest(one: Tensor, two: Tensor) -> float:
 def table(rows: Sequence[tuple[str, str, Checked]]) -> str:
     """As in docs/models.md."""
     header = ["Family", "Trained", "Layouts", "Rewards against padded", "Gradients", "Reload, alone", "in one batch",
-              "by rm-eval"]  # fmt: skip
-    lines = [header, ["---", "---", "---", *["--:"] * 5]]
+              "by rm-eval", "Head alone"]  # fmt: skip
+    lines = [header, ["---", "---", "---", *["--:"] * 6]]
     for family, mode, one in rows:
         supported = {layout: values for layout, values in one.layouts.items() if values is not None}
         names = ", ".join(layout.value for layout in supported)
         worst = [max(values[number] for values in supported.values()) for number in (0, 1)]
         figures = [_figure(value) if len(supported) > 1 else "" for value in worst]
         reloads = [_figure(value) for value in (one.plain, one.plain_batch, one.own)]
-        lines.append([family, mode, names, *figures, *reloads])
+        alone = _figure(one.from_features) if mode == "probe" else ""
+        lines.append([family, mode, names, *figures, *reloads, alone])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
