@@ -42,28 +42,32 @@ def use_features(
     Raises:
         OutOfMemoryError: when a single sequence does not fit into memory.
     """
-    cache, known, fresh, total = DataCache(config.data.cache_dir), list[KnownSequences](), 0, 0
-    model = _model_key(ready, accelerator)
-    for sets in _by_source(prepared):
-        digests = [sequence_digests(one) for one in sets]
-        unique, rows = np.unique(np.concatenate(digests).ravel(), return_inverse=True)
-        rows = rows.reshape(-1, 2)
+    cache, known, fresh, before = DataCache(config.data.cache_dir), list[KnownSequences](), 0, 0
+    model, sources = _model_key(ready, accelerator), _by_source(prepared)
+    found = [np.unique(_digests(sets), return_inverse=True) for sets in sources]
+    total = sum(len(unique) for unique, _ in found)
+    for sets, (unique, inverse) in zip(sources, found, strict=True):
+        rows = inverse.reshape(-1, 2)
         # On every process, which agree on it: in the cache the others wait.
         budget = _budget(config, ready, accelerator, sets)
 
         def build(
-            directory: Path, sets: Any = sets, rows: Any = rows, number: int = len(unique), budget: int = budget
-        ) -> None:
+            directory: Path, sets: Any = sets, rows: Any = rows, number: int = len(unique), budget: int = budget,
+            before: int = before,
+        ) -> None:  # fmt: skip
             nonlocal fresh
             fresh += number
-            _write(directory, ready, accelerator, sets, rows, number, budget, on_progress)
+            _write(
+                directory, ready, accelerator, sets, rows, number, budget,
+                lambda done: on_progress(before + done, total),
+            )  # fmt: skip
 
         directory = cache.entry("features", {**model, "sequences": hashlib.sha256(unique.tobytes()).hexdigest()}, build)
         table, at = _open(directory, len(unique)), 0
         for one in sets:
             known.append(KnownSequences.of(one, rows[at : at + len(one)], table))
             at += len(one)
-        total += len(unique)
+        before += len(unique)
     base = ready.batcher
     ready.batcher = FeatureBatcher(
         layout=base.layout, pad_id=base.pad_id, first_position=base.first_position, read_first=base.read_first,
@@ -74,6 +78,11 @@ def use_features(
     if ready.pooling.value == "mean":
         what = f"Features: of {total:,} sequences (mean of the tokens), "
     return what + ("from the cache." if not fresh else f"{fresh:,} of them computed now.")
+
+
+def _digests(sets: list[TokenizedPairs]) -> NDArray[Any]:
+    """[2 n] of the sequences of all sets."""
+    return np.concatenate([sequence_digests(one) for one in sets]).ravel()
 
 
 def _by_source(prepared: Prepared) -> list[list[TokenizedPairs]]:
@@ -108,7 +117,7 @@ def _budget(config: RunConfig, ready: ReadyModel, accelerator: Accelerator, sets
 
 def _write(
     directory: Path, ready: ReadyModel, accelerator: Accelerator, sets: list[TokenizedPairs],
-    rows: NDArray[np.int64], number: int, budget: int, on_progress: Callable[[int, int], None],
+    rows: NDArray[np.int64], number: int, budget: int, on_progress: Callable[[int], None],
 ) -> None:  # fmt: skip
     """The vectors of `number` sequences, each computed once."""
     reward_model, batcher = ready.built.reward_model, ready.batcher
@@ -132,7 +141,7 @@ def _write(
                 vectors = np.memmap(directory / _VECTORS, dtype=plain.dtype, mode="w+", shape=shape)
             vectors[places] = plain
             done[places] = True
-            on_progress(int(done.sum()), number)
+            on_progress(int(done.sum()))
     assert vectors is not None
     assert done.all()
     vectors.flush()  # type: ignore[attr-defined]

@@ -109,9 +109,15 @@ def test_the_second_run_computes_no_backbone_and_what_decides_features_makes_new
 
 @pytest.mark.parametrize("layout", ["padded", "shared_prefix"])
 def test_rewards_are_those_of_the_saved_model_by_the_whole_backbone(
-    run: Callable[..., tuple[Path, int]], tokenizer: Any, layout: str
-) -> None:
+    run: Callable[..., tuple[Path, int]], tokenizer: Any, layout: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("rm_experiments.reporting.console._SECONDS_BETWEEN_LINES", -1.0)
     path, _ = run("run", f"train.layout={layout}", "data.cache_dir=null")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Features of sequences: ")]
+    done, _, total = said[-1].removeprefix("Features of sequences: ").partition(" of ")
+    assert done == total
+    assert 0 < int(said[0].split()[3]) <= int(total) == 72
     records = read_records(path / "eval" / "step_00000004" / "eval.parquet")
     config = load_config_yaml(path / "config.yaml")
     saved = load_saved(open_saved(str(path / "final")))
