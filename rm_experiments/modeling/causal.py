@@ -98,8 +98,24 @@ def _above(model: PreTrainedModel) -> list[str]:
     return [name for name, _ in model.named_parameters(remove_duplicate=False) if not name.startswith(prefix)]
 
 
+def _without_layers(config: ModelConfig, model_config: PretrainedConfig) -> PretrainedConfig:
+    """The same architecture with no layer, whose weights need not be read; as it is where it cannot be without any."""
+    short = copy.deepcopy(model_config)
+    text_config = short.get_text_config()
+    if getattr(text_config, "layer_types", None):
+        text_config.layer_types = []
+    text_config.num_hidden_layers = 0
+    try:
+        same = _above(_shape(AutoModelForCausalLM, config, short)) == _above(
+            _shape(AutoModelForCausalLM, config, model_config)
+        )
+    except Exception:  # Whatever an architecture makes of it, it can be read whole.
+        same = False
+    return short if same else copy.deepcopy(model_config)
+
+
 def _loaded(config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal language model of the checkpoint."""
+    """The causal language model of the checkpoint, without its layers where that can be."""
     assert config.name_or_path is not None
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
@@ -107,7 +123,7 @@ def _loaded(config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dt
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found: Any = AutoModelForCausalLM.from_pretrained(
-                os.path.expanduser(config.name_or_path), config=copy.deepcopy(model_config), revision=config.revision,
+                os.path.expanduser(config.name_or_path), config=_without_layers(config, model_config), revision=config.revision,
                 trust_remote_code=config.trust_remote_code, dtype=dtype, output_loading_info=True, use_safetensors=None,
             )  # fmt: skip
     except Exception as error:  # OSError, RuntimeError, SafetensorError, and the Hub client's own errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from rm_experiments.config.schema import Layout, ModelConfig
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import CheckpointError, ConfigError
+from rm_experiments.modeling import causal
 from rm_experiments.modeling.causal import add_language_head, check_language_head
 from rm_experiments.modeling.layouts.answers import answer_tokens
 from rm_experiments.modeling.layouts.choice import choose_layout
@@ -94,6 +96,25 @@ def test_a_checkpoint_without_such_a_head_is_refused_and_one_with_embeddings_for
     assert built.notes[-1] == (
         "Language-model head: the base model's, its weights are the embeddings; not part of the saved model."
     )
+
+
+def test_layers_are_not_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_base(tmp_path, "OLMo 3", make_tokenizer())
+    loaded: list[int] = []
+    whole = AutoModelForCausalLM.from_pretrained
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        loaded.append(more["config"].num_hidden_layers)
+        return whole(*arguments, **more)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
+    heads = [with_language_head(tmp_path).reward_model.language_head]
+    monkeypatch.setattr(causal, "_without_layers", lambda _, model_config: model_config)
+    heads.append(with_language_head(tmp_path).reward_model.language_head)
+    assert loaded == [0, 2]
+    one, two = (head.state_dict() for head in heads if head is not None)
+    assert list(one) == list(two) == ["model.lm_head.weight"]
+    assert torch.equal(one["model.lm_head.weight"], two["model.lm_head.weight"])
 
 
 def test_a_head_of_its_own_is_trained_where_asked(tmp_path: Path) -> None:
