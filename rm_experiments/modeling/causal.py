@@ -123,8 +123,9 @@ def _loaded(config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dt
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found: Any = AutoModelForCausalLM.from_pretrained(
-                os.path.expanduser(config.name_or_path), config=_without_layers(config, model_config), revision=config.revision,
-                trust_remote_code=config.trust_remote_code, dtype=dtype, output_loading_info=True, use_safetensors=None,
+                os.path.expanduser(config.name_or_path), config=_without_layers(config, model_config), dtype=dtype,
+                revision=config.revision, trust_remote_code=config.trust_remote_code, output_loading_info=True,
+                use_safetensors=None,
             )  # fmt: skip
     except Exception as error:  # OSError, RuntimeError, SafetensorError, and the Hub client's own errors
         raise CheckpointError(unreadable_model(config, "weights", error)) from error

@@ -26,6 +26,10 @@ from tests.families.models import DECODERS, ENCODERS, write_base
 from tests.modeling.float64 import NothingNarrower
 
 
+QUICK = ("Llama, SmolLM2", "Gemma 2", "Phi 1, 1.5, 2", "GPT-2")
+"""Embeddings for a head, caps, a bias, and names of its own."""
+
+
 def with_language_head(base: Path, trained: bool = False) -> BuiltModel:
     config, tokenizer = ModelConfig(name_or_path=str(base)), make_tokenizer()
     model_config = load_model_config(config, tokenizer)
@@ -46,7 +50,9 @@ def found_by(model: RewardModel, layout: Layout, pairs: TokenizedPairs) -> tuple
     return rewards[micro.places][order], log_pi[order]
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize(
+    "family", [pytest.param(one, marks=() if one in QUICK else pytest.mark.long) for one in DECODERS]
+)
 def test_answers_have_the_probabilities_of_the_base_model(family: str, tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     pairs = make_pairs(tokenizer)
