@@ -25,7 +25,6 @@ from tests.families.data import make_pairs, make_tokenizer
 from tests.families.models import DECODERS, ENCODERS, write_base
 from tests.modeling.float64 import NothingNarrower
 
-
 QUICK = ("Llama, SmolLM2", "Gemma 2", "Phi 1, 1.5, 2", "GPT-2")
 """Embeddings for a head, caps, a bias, and names of its own."""
 
