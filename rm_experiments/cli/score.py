@@ -51,7 +51,10 @@ def _score(config: ScoreConfig) -> None:
     ranks.leave()
     if ranks.rank():
         return
-    console = Console(stderr=True, highlight=False) if config.output == STANDARD else results_console()
+    errors = Console(stderr=True, highlight=False)
+    for note in result.notes:
+        errors.print(note, markup=False, soft_wrap=True)
+    console = errors if config.output == STANDARD else results_console()
     for line in result.lines():
         console.print(line, markup=False, soft_wrap=True)
 

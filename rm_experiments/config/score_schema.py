@@ -106,7 +106,6 @@ class ScoreConfig:
 
 
 INPUTS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
-OUTPUTS = INPUTS
 STANDARD = "-"
 """Standard input or output."""
 
@@ -125,15 +124,17 @@ def check_score(config: ScoreConfig) -> ScoreConfig:
             raise ConfigError(f"{key} is not set: {what} is needed; type {key}={example}")
     assert config.input is not None
     assert config.output is not None
-    for key, value, allowed in (("input", config.input, INPUTS), ("output", config.output, OUTPUTS)):
+    for key, value, allowed in (("input", config.input, INPUTS), ("output", config.output, INPUTS)):
         if value != STANDARD and not value.lower().endswith(allowed):
             raise refuse(key, value, f"must end in {', '.join(allowed)}, or be '-'")
-    if config.output != STANDARD and os.path.realpath(config.input) == os.path.realpath(config.output):
-        raise refuse("output", config.output, "is the input, which stays as it is", "another name")
+    source = os.path.realpath(os.path.expanduser(config.input))
+    written = os.path.realpath(os.path.expanduser(config.output))
+    if config.output != STANDARD and source in (written, f"{written}.bad.jsonl"):
+        raise refuse("output", config.output, "the input would be replaced, which stays as it is", "another name")
     if config.output == STANDARD and config.bad_rows is BadRows.aside:
         raise refuse("bad_rows", "aside", "needs a file to lie beside, not standard output", "output=scored.jsonl")
     if config.suffix and not config.suffix.replace("_", "").replace("-", "").isalnum():
-        raise refuse("suffix", config.suffix, "letters, digits, '_' and '-' are allowed", "suffix=_b")
+        raise refuse("suffix", config.suffix, "must be letters or digits, with '_' and '-'", "suffix=_b")
     check_scored_data(config.data)
     if not budget(config.eval.micro_batch_tokens):
         raise refuse("eval.micro_batch_tokens", config.eval.micro_batch_tokens, f"must be {WHOLE}, or auto")

@@ -9,11 +9,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rm_experiments.config.data_schema import Overlength, TextAs
-from rm_experiments.data.length_policy import Problem, cutter_of, shared_prompt
+from rm_experiments.data.length_policy import cutter_of, refusal, shared_prompt
 from rm_experiments.data.pairs import PreferencePair, Text
 from rm_experiments.data.rendering import Renderer, ids_of
 from rm_experiments.data.tokens import Ids
-from rm_experiments.data.wording import data_error
 from rm_experiments.errors import DataError
 
 
@@ -86,16 +85,8 @@ class AnswerEncoder:
         prompt, *sides = ids
         lengths = [len(one) for one in sides]
         cut = self._cutter.cut(shared_prompt(prompt, sides), sides)
-        if cut.problem is Problem.no_room:
-            return data_error(
-                f"{where}: its prompt of {cut.num_prompt_tokens} tokens leaves no room for an answer within "
-                f"data.max_length={self._max_length}; try data.overlength=truncate_prompt"
-            )
         if cut.problem is not None:
-            return data_error(
-                f"{where}: {max(lengths)} tokens exceed data.max_length={self._max_length}; raise it, or try "
-                "data.overlength=truncate_prompt"
-            )
+            return refusal(where, cut.problem, max(lengths), cut.num_prompt_tokens, self._max_length)
         return EncodedAnswers(
             ids=cut.sequences, num_prompt_tokens=cut.num_prompt_tokens, full_lengths=lengths, cut_prompt=cut.prompt,
             cut_ends=cut.ends,

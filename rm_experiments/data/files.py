@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
 import json
 import zlib
 from collections import Counter
@@ -211,9 +212,10 @@ def csv_header(path: Path) -> list[str]:
     """The names of a CSV file's columns, of one whose rows were read."""
     gzipped = path.name.lower().endswith(".gz")
     with (
-        gzip.open(path, "rt", encoding="utf-8-sig") if gzipped else path.open(encoding="utf-8-sig", newline="") as file
+        cast(IO[bytes], gzip.open(path) if gzipped else path.open("rb")) as binary,
+        io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file,
     ):
-        return next(csv.reader(file))
+        return next(cells for cells in csv.reader(file) if cells)
 
 
 def _read_csv(file: TextFile) -> Located:

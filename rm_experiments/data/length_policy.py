@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from rm_experiments.config.data_schema import Overlength
 from rm_experiments.data.templates import first_token, last_token_id, token_id
 from rm_experiments.data.tokens import Ids
+from rm_experiments.data.wording import data_error
+from rm_experiments.errors import DataError
 
 
 class Problem(Enum):
@@ -23,6 +25,23 @@ class Problem(Enum):
     """`error`, and one is too long."""
     no_room = "no room"
     """`truncate_response`, and the prompt alone fills the limit."""
+
+
+def refusal(place: str, problem: Problem, longest: int, prompt: int, limit: int) -> DataError:
+    """Why a row cannot be used.
+
+    Args:
+        longest: tokens of the longest sequence.
+        prompt: tokens of the prompt.
+    """
+    if problem is Problem.no_room:
+        return data_error(
+            f"{place}: its prompt of {prompt} tokens leaves no room for an answer within data.max_length={limit}; "
+            "try data.overlength=truncate_prompt"
+        )
+    return data_error(
+        f"{place}: {longest} tokens exceed data.max_length={limit}; raise it, or try data.overlength=truncate_prompt"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from rm_experiments.config.data_schema import DataConfig, Overlength, TextAs
 from rm_experiments.data import tokens
 from rm_experiments.data.answers import answers_of
 from rm_experiments.data.cache import DataCache, digest, file_digest
-from rm_experiments.data.length_policy import Problem, cutter_of, shared_prompt
+from rm_experiments.data.length_policy import Problem, cutter_of, refusal, shared_prompt
 from rm_experiments.data.pairs import PreferencePair
 from rm_experiments.data.rendering import Renderer, backend_of, ids_of
 from rm_experiments.data.splits import Split
@@ -161,15 +161,14 @@ def fit_split(
         DataError: when `data.overlength=error` and a pair is too long, or when nothing is left.
     """
     outcome, full = store.outcome[positions], store.full_lengths[positions]
-    for bit, problem in ((tokens.TOO_LONG, _too_long), (tokens.NO_ROOM, _no_room)):
+    for bit, problem in ((tokens.TOO_LONG, Problem.too_long), (tokens.NO_ROOM, Problem.no_room)):
         bad = np.flatnonzero(outcome & bit)
         if len(bad):
             at = int(bad[0])
             where, own_id = (table.values(name, rows[at : at + 1])[0] for name in ("where", "id"))
             place = where or f"row {own_id}"
-            raise problem(
-                f"{key}: {place}", int(full[at].max()), int(store.num_prompt_tokens[positions[at]]), max_length
-            )
+            prompt = int(store.num_prompt_tokens[positions[at]])
+            raise refusal(f"{key}: {place}", problem, int(full[at].max()), prompt, max_length)
     report = _report(outcome, full, table.values("subset", rows), config.overlength, max_length)
     kept = np.flatnonzero((outcome & tokens.DROPPED) == 0)
     if not len(kept):
@@ -180,19 +179,6 @@ def fit_split(
     pairs = tokens.pairs_of_store(store, table, rows[kept], positions[kept])
     report.tokens = int(pairs.lengths.sum())
     return pairs, report
-
-
-def _too_long(place: str, longest: int, prompt: int, limit: int) -> DataError:
-    return DataError(
-        f"{place}: {longest} tokens exceed data.max_length={limit}; raise it, or try data.overlength=truncate_prompt"
-    )
-
-
-def _no_room(place: str, longest: int, prompt: int, limit: int) -> DataError:
-    return DataError(
-        f"{place}: its prompt of {prompt} tokens leaves no room for an answer within data.max_length={limit}; "
-        "try data.overlength=truncate_prompt"
-    )
 
 
 def _report(

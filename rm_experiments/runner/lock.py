@@ -42,7 +42,11 @@ class Lock:
     def release(self) -> None:
         """Give it back."""
         if self._descriptor is not None:
-            (self.directory / LOCK_FILE).unlink(missing_ok=True)
+            path = self.directory / LOCK_FILE
+            # The directory may have been removed, and made again by another process, whose lock it is then.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._descriptor), os.stat(path)):
+                    path.unlink()
             self._close()
 
     def _hold(self, descriptor: int) -> None:

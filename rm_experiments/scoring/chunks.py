@@ -12,6 +12,7 @@ from rm_experiments.data.answers import AnswerEncoder, EncodedAnswers
 from rm_experiments.data.prefetch import prefetched
 from rm_experiments.data.wording import data_error
 from rm_experiments.errors import DataError
+from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import Stopped
 from rm_experiments.reporting.scoring_progress import ScoringProgress
 from rm_experiments.scoring.columns import NewColumns
@@ -64,6 +65,8 @@ class ChunkScorer:
         ends = self._plan.ends
         number, rows = 0, list[InputRow]()
         for row in self._source.rows():
+            if number == len(ends):
+                break
             if number in wanted:
                 rows.append(row)
             if row.number + 1 < ends[number]:
@@ -71,6 +74,7 @@ class ChunkScorer:
             if number in wanted:
                 yield self._chunk(encoder, number, rows)
             number, rows = number + 1, []
+        self._source.check_unchanged()
 
     def _chunk(self, encoder: AnswerEncoder, number: int, rows: list[InputRow]) -> _Chunk:
         read = [self._reader.read(row) for row in rows]
@@ -81,7 +85,7 @@ class ChunkScorer:
         for one in chunk.encoded:
             self._check(one)
         good = [one for one in chunk.encoded if isinstance(one, EncodedAnswers)]
-        scores = iter(model.compute(good, self._progress.advance, should_stop))
+        scores = iter(model.compute(good, self._advance, should_stop))
         results: list[dict[str, Any]] = []
         for row, encoded in zip(chunk.rows, chunk.encoded, strict=True):
             if isinstance(encoded, DataError) or isinstance(row, DataError):
@@ -95,6 +99,9 @@ class ChunkScorer:
             self._check(problem)
             results.append({PROBLEM: str(problem)})
         return results
+
+    def _advance(self, answers: int) -> None:
+        self._progress.advance(answers, ranks.world_size())
 
     def _check(self, one: EncodedAnswers | DataError) -> None:
         if isinstance(one, DataError) and self._config.bad_rows is BadRows.stop:

@@ -40,6 +40,8 @@ class InputFile:
     """In messages."""
     kind: str
     """`jsonl`, `csv` or `parquet`."""
+    state: tuple[int, int]
+    """Size and time of change, when it was opened."""
 
     def rows(self) -> Iterator[InputRow]:
         """All rows, in order.
@@ -55,6 +57,14 @@ class InputFile:
         raw: Iterator[RawRow] = (json_lines if self.kind == "jsonl" else csv_rows)(file)
         for number, row in enumerate(raw):
             yield InputRow(number, row.where, row.values, row.raw)
+
+    def check_unchanged(self) -> None:
+        """
+        Raises:
+            DataError: when it is not the file that was opened.
+        """
+        if _state_of(self.path) != self.state:
+            raise data_error(f"input: {self.name} changed while it was scored; type the command again")
 
     def digest(self) -> str:
         """SHA-256 of the file."""
@@ -96,7 +106,7 @@ def open_input(setting: str) -> InputFile:
         path.open("rb").close()
     except OSError as error:
         raise data_error(f"input={setting}: cannot be read ({error.strerror})") from error
-    return InputFile(path=path, name=path.name, kind=kind_of(path.name))
+    return InputFile(path=path, name=path.name, kind=kind_of(path.name), state=_state_of(path))
 
 
 def spool_standard_input(path: Path) -> InputFile:
@@ -105,14 +115,19 @@ def spool_standard_input(path: Path) -> InputFile:
     Raises:
         DataError: when there is none.
     """
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise data_error("input=-: nothing is piped in; type ... | rm-score input=-, or input=FILE")
     with path.open("wb") as file:
         while block := sys.stdin.buffer.read(_BLOCK):
             file.write(block)
     if path.stat().st_size == 0:
         raise data_error("input=-: standard input is empty")
-    return InputFile(path=path, name="standard input", kind="jsonl")
+    return InputFile(path=path, name="standard input", kind="jsonl", state=_state_of(path))
+
+
+def _state_of(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def kind_of(name: str) -> str:

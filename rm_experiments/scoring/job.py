@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from rm_experiments.config.score_schema import STANDARD, BadRows, ScoreConfig, S
 from rm_experiments.data.cache import digest
 from rm_experiments.data.tokenization import tokenizer_digest
 from rm_experiments.data.wording import data_error
-from rm_experiments.errors import ConfigError, UserError
+from rm_experiments.errors import ConfigError, TrainingError, UserError
 from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import Stopped, StopRequest, stop_on_signals
 from rm_experiments.modeling.computing import Alone
@@ -60,6 +60,8 @@ class ScoreResult:
     """Answers that lost their end."""
     max_length: int
     """Tokens of prompt and answer together."""
+    num_without_prompt: int
+    """Rows of responses without a prompt."""
     num_bad: int
     """Rows that went aside."""
     bad_file: Path | None
@@ -76,7 +78,7 @@ class ScoreResult:
 
     def lines(self) -> list[str]:
         """What a person wants to know, a line each."""
-        rate = (self.num_answers - self.num_resumed) / max(self.seconds, 1e-9)
+        rate = max(0, self.num_answers - self.num_resumed) / max(self.seconds, 1e-9)
         lines = [
             f"Scored   {self.num_rows - self.num_bad:,} rows, {self.num_answers:,} answers in {self.seconds:,.1f} s "
             f"({rate:,.0f} answers/s)",
@@ -86,6 +88,11 @@ class ScoreResult:
             lines.append(
                 f"Cut      the oldest tokens of {self.num_cut_prompts:,} prompts, the end of {self.num_cut_answers:,} "
                 f"answers (data.max_length={self.max_length})"
+            )
+        if self.num_without_prompt:
+            lines.append(
+                f"Notice   {self.num_without_prompt:,} rows have no prompt: their answers were scored alone; if "
+                "another column is the prompt, type data.columns.prompt=COLUMN"
             )
         if self.num_bad:
             lines.append(f"Aside    {self.num_bad:,} rows that cannot be scored: {self.bad_file}")
@@ -124,7 +131,8 @@ def score_file(config: ScoreConfig) -> ScoreResult:
     locks: list[Lock] = []
     progress = ScoringProgress(ranks.rank() == 0)
     try:
-        begun = ranks.on_main(lambda: _begin(config, opened, new, locks, progress))
+        precision = computing.precision.value
+        begun = ranks.on_main(lambda: _begin(config, opened, precision, new, locks, progress))
         parts = Parts(begun.directory)
         with stop_on_signals() as stop:
             scorer = ChunkScorer(config, begun.source, begun.plan, parts, new, progress)
@@ -136,14 +144,17 @@ def score_file(config: ScoreConfig) -> ScoreResult:
     finally:
         progress.stop()
         for lock in locks:
+            if config.output == STANDARD:
+                Parts(lock.directory).remove()
             lock.release()
-        if config.output == STANDARD and locks:
-            Parts(locks[0].directory).remove()
+            # Where files are still open when they are deleted (NFS), the directory could not be removed before.
+            with suppress(OSError):
+                lock.directory.rmdir()
     counts = summary.counts
     return ScoreResult(
         output=str(config.output), num_rows=begun.plan.num_rows, num_answers=counts["answers"],
         num_cut_prompts=counts["cut_prompts"], num_cut_answers=counts["cut_answers"], max_length=opened.max_length,
-        num_bad=summary.num_bad,
+        num_without_prompt=begun.plan.num_without_prompt, num_bad=summary.num_bad,
         bad_file=bad_file(config) if summary.num_bad else None, mean=summary.mean, sd=summary.sd,
         num_resumed=begun.num_resumed, seconds=time.monotonic() - began, notes=opened.notes,
     )  # fmt: skip
@@ -151,28 +162,28 @@ def score_file(config: ScoreConfig) -> ScoreResult:
 
 def bad_file(config: ScoreConfig) -> Path:
     """Where the rows lie that cannot be scored."""
-    return Path(f"{Path(str(config.output)).expanduser()}.bad.jsonl")
+    return Path(f"{_output(config)}.bad.jsonl")
 
 
 def _begin(
-    config: ScoreConfig, opened: OpenedModel, new: NewColumns, locks: list[Lock], progress: ScoringProgress
-) -> _Begun:
+    config: ScoreConfig, opened: OpenedModel, precision: str, new: NewColumns, locks: list[Lock],
+    progress: ScoringProgress,
+) -> _Begun:  # fmt: skip
     """Look at everything, and take over what an interrupted command left."""
-    to_standard = config.output == STANDARD
-    output = Path(str(config.output)).expanduser()
-    if not to_standard:
-        if output.is_dir():
-            raise ConfigError(f"output={config.output}: is a directory; name a file")
-        if output.exists() and not config.overwrite:
-            raise ConfigError(f"output={config.output}: is already there; type overwrite=true, or choose another name")
-    known = None if config.input == STANDARD else open_input(str(config.input))
-    parts = Parts(Path(tempfile.mkdtemp(prefix="rm-score-")) if to_standard else Path(f"{output}.parts"))
+    parts = _parts(config)
+    _check_output(config)
+    source = plan = None
+    if config.input != STANDARD:
+        source = open_input(str(config.input))
+        with progress.waiting("Reading rows ..."):
+            plan = make_plan(config, source, new.schema)
     locks.append(parts.claim())
     try:
-        source = known or spool_standard_input(parts.directory / "standard_input.jsonl")
-        with progress.waiting("Reading rows ..."):
-            plan = make_plan(config, source, lambda kinds: new.schema(kinds).names)
-        parts.begin(_job(config, opened, source), config.resume is ScoreResume.auto)
+        # Another command may have ended meanwhile.
+        _check_output(config)
+        source = source or spool_standard_input(parts.directory / "standard_input.jsonl")
+        plan = plan or make_plan(config, source, new.schema)
+        parts.begin(_job(config, opened, precision, source, plan), config.resume is ScoreResume.auto)
     except BaseException:
         if not parts.begun:
             parts.remove()
@@ -182,11 +193,44 @@ def _begin(
     return _Begun(plan, source, parts.directory, done)
 
 
-def _job(config: ScoreConfig, opened: OpenedModel, source: InputFile) -> dict[str, str]:
+def _parts(config: ScoreConfig) -> Parts:
+    """Where rewards are kept until the output is whole."""
+    if config.output != STANDARD:
+        parts = Parts(Path(f"{_output(config)}.parts"))
+        parts.remove_if_sealed(_waiting(config, parts))
+        return parts
+    if sys.stdout is None:
+        raise ConfigError("output=-: standard output is closed; type output=FILE")
+    if os.environ.get("LOCAL_WORLD_SIZE", "1") != os.environ.get("WORLD_SIZE", "1"):
+        raise ConfigError("output=-: the processes of several machines need a directory in common; type output=FILE")
+    return Parts(Path(tempfile.mkdtemp(prefix="rm-score-")))
+
+
+def _check_output(config: ScoreConfig) -> None:
+    if config.output == STANDARD:
+        return
+    if _output(config).is_dir():
+        raise ConfigError(f"output={config.output}: is a directory; name a file")
+    for path in (_output(config), bad_file(config)):
+        if path.exists() and not config.overwrite:
+            raise ConfigError(f"output={path}: is already there; type overwrite=true, or choose another name")
+
+
+def _output(config: ScoreConfig) -> Path:
+    return Path(str(config.output)).expanduser()
+
+
+def _waiting(config: ScoreConfig, parts: Parts) -> Path:
+    """The output before it is put in its place; a name that nothing else there has."""
+    name = "output.jsonl" if config.output == STANDARD else _output(config).name
+    return parts.directory / f"whole_{name}"
+
+
+def _job(config: ScoreConfig, opened: OpenedModel, precision: str, source: InputFile, plan: Plan) -> dict[str, str]:
     """What must be the same for rewards to be of one command."""
     plain = to_plain(config)
     settings = {key: plain[key] for key in ("rows", "suffix", "heads")}
-    settings |= {"columns": plain["data"]["columns"], "precision": plain["train"]["precision"]}
+    settings |= {"columns": plain["data"]["columns"], "precision": precision, "chunks": plan.ends}
     settings |= {"read": [opened.text_as.value, opened.max_length, opened.overlength.value]}
     return {
         "input": source.digest(), "model": weights_identity(opened.saved),
@@ -203,43 +247,52 @@ def _score(config: ScoreConfig, opened: OpenedModel, computing: Alone, scorer: C
         scorer.score(model, wanted, lambda: stop.asked)
 
 
-def _on_all(work: Any, parts: Parts) -> None:
-    """Do this process's share. What stopped any of them, the first one's, is raised on all."""
-    problem: BaseException | None = None
+def _on_all(work: Callable[[], None], parts: Parts) -> None:
+    """Do this process's share. What stopped any of them is raised on all."""
+    problem: Exception | None = None
     try:
         work()
-    except (UserError, Stopped) as error:
+    except (UserError, TrainingError, Stopped) as error:
         problem = error
+    except Exception as error:
+        if ranks.world_size() == 1:
+            raise
+        problem = TrainingError(f"rank {ranks.rank()}: {type(error).__name__}: {error}")
+    if problem is not None:
         parts.fail()
     if ranks.world_size() == 1:
         if problem is not None:
             raise problem
         return
+    parts.wait_for_all(ranks.rank(), ranks.world_size())
     found = [one for one in gather_object([problem]) if one is not None]
     if found:
-        raise next((one for one in found if isinstance(one, UserError)), found[0])
+        raise next((one for one in found if not isinstance(one, Stopped)), found[0])
 
 
 def _finish(config: ScoreConfig, begun: _Begun, parts: Parts, new: NewColumns) -> Summary:
     """Put rows and rewards together, in one step for whoever looks at the output."""
     plan, summary = begun.plan, Summary(counts=parts.counts(len(begun.plan.ends)))
     stops = config.bad_rows is BadRows.stop
+    begun.source.check_unchanged()
     results = _results(begun.source.rows(), parts.read(len(plan.ends)), new, summary, stops)
-    to_standard = config.output == STANDARD
-    output = Path(str(config.output)).expanduser()
-    aside, bad = parts.directory / (output.name if not to_standard else "output.jsonl"), parts.directory / "bad"
+    waiting, bad = _waiting(config, parts), parts.directory / "bad"
     with write_bad_rows(bad) as keep_bad:
         good = (one for one in results if one.added is not None or keep_bad(one))
-        write_output(aside, begun.source, good, new.schema(plan.row_kinds), plan.columns, plan.schema)
-    if to_standard:
-        with aside.open("rb") as file, suppress(BrokenPipeError):
+        write_output(waiting, begun.source, good, new.schema(plan.row_kinds), plan.columns, plan.schema)
+    if config.output == STANDARD:
+        with waiting.open("rb") as file, suppress(BrokenPipeError):
             shutil.copyfileobj(file, sys.stdout.buffer)
             sys.stdout.buffer.flush()
         return summary
+    for path in (waiting, bad):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     bad_file(config).unlink(missing_ok=True)
     if summary.num_bad:
         os.replace(bad, bad_file(config))
-    os.replace(aside, output)
+    parts.seal()
+    os.replace(waiting, _output(config))
     parts.remove()
     return summary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from rm_experiments.config.data_schema import Overlength, TextAs
 from rm_experiments.config.heads import Heads
 from rm_experiments.config.rules import budget, refuse
 from rm_experiments.config.schema import Device, Layout, Precision, TrainConfig
+from rm_experiments.config.score_schema import RowKind, ScoreColumnsConfig
 from rm_experiments.data.answers import AnswerEncoder, Answers, EncodedAnswers
 from rm_experiments.data.pairs import Message, Text
 from rm_experiments.data.templates import prepare_tokenizer
@@ -23,13 +24,16 @@ from rm_experiments.errors import CheckpointError, ConfigError, DataError
 from rm_experiments.evaluation.forward import forward_passes
 from rm_experiments.modeling.computing import Alone, resolved
 from rm_experiments.modeling.layouts.choice import choose_layout
+from rm_experiments.modeling.layouts.layout import Batcher
 from rm_experiments.modeling.loading import SavedModel, load_saved, open_saved, saved_heads
 from rm_experiments.modeling.reward_model import RewardModel as Network
 from rm_experiments.modeling.reward_model import max_positions
 from rm_experiments.runner.prepare import limit_of_length
 from rm_experiments.runner.saved_models import computing_of, find_checkpoints
-from rm_experiments.scoring.rows import turns_of
+from rm_experiments.scoring.rows import columns_of, read_row
 from rm_experiments.training.budget import evaluation_budget, training_budget
+
+_CUDA_TOKENS = 32768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +153,7 @@ class RewardModel:
         self._network, self._computing = network, computing
         self._batcher, note = choose_layout(network, layout, self.tokenizer.pad_token_id, False)
         self.notes.append(note)
-        of_training = training_budget(micro_batch_tokens, computing, network, self._batcher, self.max_length)
-        self.token_budget = evaluation_budget(micro_batch_tokens, of_training, computing.device.type)
+        self.token_budget = _budget(micro_batch_tokens, computing, network, self._batcher, self.max_length)
         """Tokens of one forward pass."""
 
     @classmethod
@@ -274,11 +277,12 @@ class RewardModel:
             if not isinstance(response, list | tuple) or len(response) != len(prompt):
                 count = len(response) if isinstance(response, list | tuple) else "one"
                 raise ConfigError(f"response: {count} for {len(prompt)} prompts; give one to each")
-            rows = [Answers(prompt=one, answers=[two]) for one, two in zip(prompt, response, strict=True)]
-            return [rewards[0] for rewards in self._rewards(rows)]
+            rows = [{"prompt": one, "response": two} for one, two in zip(prompt, response, strict=True)]
+            return [rewards[0] for rewards in self._rewards(rows, RowKind.response)]
         if _is_many(response):
-            return self._rewards([Answers(prompt=prompt, answers=list(response))])[0] if response else []
-        return self._rewards([Answers(prompt=prompt, answers=[response])])[0][0]
+            rows = [{"prompt": prompt, "responses": list(response)}]
+            return self._rewards(rows, RowKind.responses)[0] if response else []
+        return self._rewards([{"prompt": prompt, "response": response}], RowKind.response)[0][0]
 
     @overload
     def score_messages(self, messages: list[Message]) -> float: ...
@@ -291,13 +295,16 @@ class RewardModel:
         Args:
             messages: turns with role and content, the answer's included; or a list of such dialogues.
         """
-        if _is_many(messages):
-            return [one[0] for one in self._rewards([_of_dialogue(turns) for turns in messages])]
-        return self._rewards([_of_dialogue(cast(list[Message], messages))])[0][0]
+        many = _is_many(messages)
+        rows = [{"messages": turns} for turns in (messages if many else [messages])]
+        found = [one[0] for one in self._rewards(rows, RowKind.messages)]
+        return found if many else found[0]
 
-    def _rewards(self, rows: list[Answers]) -> list[list[float]]:
+    def _rewards(self, rows: list[dict[str, Any]], kind: RowKind) -> list[list[float]]:
+        """Of rows as they would stand in a file."""
+        answers = [_read(row, number, kind) for number, row in enumerate(rows)]
         encoded: list[EncodedAnswers] = []
-        for one in self.encode(rows):
+        for one in self.encode(answers):
             if isinstance(one, DataError):
                 raise one
             encoded.append(one)
@@ -308,9 +315,24 @@ class RewardModel:
         return found
 
 
-def _of_dialogue(turns: list[Message]) -> Answers:
-    prompt, answer = turns_of(turns)
-    return Answers(prompt=prompt, answers=[answer])
+_COLUMNS = columns_of(ScoreColumnsConfig())
+
+
+def _read(row: dict[str, Any], number: int, kind: RowKind) -> Answers:
+    try:
+        return read_row(row, number, f"row {number}", kind, _COLUMNS, "score").answers
+    except DataError as error:
+        # There is no other column.
+        raise DataError(str(error).removeprefix("score: ").partition("; for another column")[0]) from error
+
+
+def _budget(setting: int | str, computing: Alone, network: Network, batcher: Batcher, longest: int) -> int:
+    if setting == "auto" and computing.device.type == "cuda":
+        # Training measures by a backward pass, for which there may be no room here; passes that do not fit are halved.
+        return _CUDA_TOKENS
+    return evaluation_budget(
+        setting, training_budget(setting, computing, network, batcher, longest), computing.device.type
+    )
 
 
 def _is_many(value: Any) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +15,8 @@ from rm_experiments.errors import CheckpointError, ConfigError
 from rm_experiments.runner.lock import Lock
 from rm_experiments.runner.run_dir import read_object, write_json, write_text
 
-_JOB_FILE, _FAILED_FILE = "job.json", "failed"
+_JOB_FILE, _FAILED_FILE, _WHOLE_FILE, _DONE = "job.json", "failed", "whole", "done_"
+_LOOK_SECONDS = 0.5
 
 
 class Parts:
@@ -28,12 +31,14 @@ class Parts:
         Raises:
             ConfigError: when another one writes there, or it cannot be made.
         """
+        lock = Lock(self.directory, "output")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise ConfigError(f"output: {self.directory} cannot be made ({error.strerror})") from error
-        lock = Lock(self.directory, "output")
-        lock.take()
+            lock.take()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ConfigError(f"output: {self.directory} cannot be written to ({error.strerror})") from error
         return lock
 
     def begin(self, job: Mapping[str, str], resume: bool) -> None:
@@ -52,7 +57,8 @@ class Parts:
         if before != job or not resume:
             for one in self.directory.glob("part_*"):
                 one.unlink()
-        (self.directory / _FAILED_FILE).unlink(missing_ok=True)
+        for one in (self.directory / _FAILED_FILE, *self.directory.glob(f"{_DONE}*")):
+            one.unlink(missing_ok=True)
         write_json(self.directory / _JOB_FILE, dict(job))
 
     @property
@@ -89,6 +95,25 @@ class Parts:
     def fail(self) -> None:
         """Tell the other processes that this one has stopped."""
         (self.directory / _FAILED_FILE).touch()
+
+    def wait_for_all(self, rank: int, world_size: int) -> None:
+        """Until every process has done its share, or one has stopped: that may take longer than a collective waits."""
+        (self.directory / f"{_DONE}{rank}").touch()
+        while not self.failed and sum(1 for _ in self.directory.glob(f"{_DONE}*")) < world_size:
+            time.sleep(_LOOK_SECONDS)
+
+    def seal(self) -> None:
+        """All that follows is a rename."""
+        (self.directory / _WHOLE_FILE).touch()
+
+    def remove_if_sealed(self, waiting: Path) -> None:
+        """What is left of a command that was killed when its output was in place.
+
+        Args:
+            waiting: the output before it is renamed.
+        """
+        if (self.directory / _WHOLE_FILE).exists() and not waiting.exists():
+            self.remove()
 
     @property
     def failed(self) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from rm_experiments.config.score_schema import BadRows, RowKind, ScoreConfig
 from rm_experiments.data.pairs import Text
@@ -15,8 +18,10 @@ from rm_experiments.errors import DataError
 from rm_experiments.scoring.files import InputFile, InputRow, kind_of
 from rm_experiments.scoring.rows import ScoredRow, columns_of, read_row
 
-_CHUNK_ROWS, _CHUNK_CHARACTERS = 2048, 2**24
+_CHUNK_ROWS, _CHUNK_CHARACTERS = 2048, 2**22
 _SCHEMA_ROWS = 1024
+_WITH_PROMPT = (RowKind.response, RowKind.responses)
+_OTHER_NAMES = "type suffix=_new for other names"
 
 
 @dataclass(kw_only=True)
@@ -31,6 +36,8 @@ class Plan:
     """What is scored of the rows."""
     columns: list[str] = field(default_factory=list)
     """Names of all columns, in the order in which they are met."""
+    num_without_prompt: int = 0
+    """Rows of responses that have no prompt."""
     schema: pa.Schema | None = None
     """Types of the rows' own columns, where a Parquet file is written of rows of another kind."""
 
@@ -57,12 +64,12 @@ class RowReader:
 
 
 def make_plan(
-    config: ScoreConfig, source: InputFile, taken: Callable[[Collection[RowKind]], Collection[str]]
+    config: ScoreConfig, source: InputFile, schema_of_new: Callable[[Collection[RowKind]], pa.Schema]
 ) -> Plan:  # fmt: skip
     """Look at all rows.
 
     Args:
-        taken: the new columns of rows of these kinds, whose names no row may have.
+        schema_of_new: the new columns of rows of these kinds, whose names no row may have.
 
     Raises:
         DataError: when the file cannot be read; for a bad row, unless those go aside; when no row is left.
@@ -86,9 +93,10 @@ def make_plan(
             assert isinstance(row.values, dict)
             if found.kind not in kinds:
                 kinds.add(found.kind)
-                new = taken(kinds)
+                new = schema_of_new(kinds).names
             _refuse_taken(row, new)
             columns.update(dict.fromkeys(row.values))
+            plan.num_without_prompt += found.kind in _WITH_PROMPT and not found.answers.prompt
             characters += _length(found)
             answers += len(found.answers.answers)
             if schemas is not None:
@@ -104,7 +112,13 @@ def make_plan(
         count = "has no rows" if number < 0 else f"none of {number + 1} rows can be scored"
         raise data_error(f"input={config.input}: {count}")
     plan.row_kinds, plan.columns = kinds, list(columns)
-    plan.schema = schemas.whole() if schemas is not None else None
+    # Rows before the first of a kind were not held against the names of that kind.
+    for name in new:
+        if name in columns:
+            raise data_error(
+                f"input: some rows have a column {shown(name)} already, which would be lost; {_OTHER_NAMES}"
+            )
+    plan.schema = schemas.whole(schema_of_new(kinds)) if schemas is not None else None
     return plan
 
 
@@ -118,8 +132,7 @@ def _refuse_taken(row: InputRow, new: Collection[str]) -> None:
     for name in new:
         if name in row.values:
             raise data_error(
-                f"input: {row.where}: has a column {shown(name)} already, which would be lost; type suffix=_new for "
-                f"other names ({name}_new)"
+                f"input: {row.where}: has a column {shown(name)} already, which would be lost; {_OTHER_NAMES}"
             )
 
 
@@ -139,32 +152,54 @@ class _Schemas:
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
         self._found: pa.Schema | None = None
+        self._large: set[str] = set()
 
     def add(self, values: dict[str, Any]) -> None:
         self._rows.append({name: str(one) if isinstance(one, str) else one for name, one in values.items()})
         if len(self._rows) >= _SCHEMA_ROWS:
             self._take()
 
-    def whole(self) -> pa.Schema:
+    def whole(self, new: pa.Schema) -> pa.Schema:
+        """Of the rows' own columns.
+
+        Raises:
+            DataError: when no Parquet file can hold them and the new ones.
+        """
         self._take()
         assert self._found is not None
         # A column that is null everywhere.
-        return pa.schema([
+        own = pa.schema([
             pa.field(one.name, pa.string() if pa.types.is_null(one.type) else one.type) for one in self._found
         ])  # fmt: skip
+        for name in self._large:
+            if pa.types.is_floating(own.field(name).type):
+                raise _unfit(name, "whole numbers beyond 2^53 among fractions")
+        try:
+            pq.ParquetWriter(io.BytesIO(), pa.schema([*own, *new])).close()
+        except (pa.ArrowException, NotImplementedError) as error:
+            raise _unfit(None, " ".join(str(error).split())[:150]) from error
+        return own
 
     def _take(self) -> None:
         if not self._rows:
             return
-        names = list(dict.fromkeys(name for row in self._rows for name in row))
+        fields = []
+        for name in dict.fromkeys(name for row in self._rows for name in row):
+            try:
+                values = pa.array([row.get(name) for row in self._rows])
+            except (pa.ArrowException, OverflowError, UnicodeError) as error:
+                raise _unfit(name, " ".join(str(error).split())[:150]) from error
+            fields.append((name, values.type))
+            if pa.types.is_integer(values.type) and pc.any(pc.greater(pc.abs(values), 2**53)).as_py():
+                self._large.add(name)
+        schema, before = pa.schema(fields), self._found
         try:
-            arrays = [pa.array([row.get(name) for row in self._rows]) for name in names]
-            schema = pa.schema([(name, one.type) for name, one in zip(names, arrays, strict=True)])
-            before = self._found
             self._found = schema if before is None else pa.unify_schemas([before, schema], promote_options="permissive")
         except pa.ArrowException as error:
-            reason = " ".join(str(error).split())[:150]
-            raise data_error(
-                f"output: the columns do not fit into a Parquet file ({reason}); write output=NAME.jsonl"
-            ) from error
+            raise _unfit(None, " ".join(str(error).split())[:150]) from error
         self._rows = []
+
+
+def _unfit(name: str | None, reason: str) -> DataError:
+    what = "the columns do" if name is None else f"column {shown(name)} does"
+    return data_error(f"output: {what} not fit into a Parquet file ({reason}); write output=NAME.jsonl")

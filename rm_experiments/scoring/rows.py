@@ -11,12 +11,11 @@ from rm_experiments.data.answers import Answers, answers_of
 from rm_experiments.data.formats.cells import RowCells, is_null
 from rm_experiments.data.formats.columns import Columns
 from rm_experiments.data.formats.hh_rlhf import hh_rlhf, is_hh_rlhf
-from rm_experiments.data.formats.layouts import preference
+from rm_experiments.data.formats.layouts import preference, repeated_turns
 from rm_experiments.data.formats.values import from_json
 from rm_experiments.data.pairs import Message, Text
 from rm_experiments.data.sources import Row
 from rm_experiments.data.wording import CsvText, listed
-from rm_experiments.errors import DataError
 
 _NAMES: dict[str, str | tuple[str, ...]] = {
     "response": ("response", "completion"),
@@ -24,6 +23,11 @@ _NAMES: dict[str, str | tuple[str, ...]] = {
     # Which answer is preferred, and by how much, does not change its reward.
     **dict.fromkeys(("label", "label_share", "score_a", "score_b", "margin", "weight", "subset", "id"), ()),
 }
+
+_ROLES = {
+    RowKind.response: ("response",), RowKind.responses: ("responses",), RowKind.pair: ("chosen", "rejected"),
+}  # fmt: skip
+_ASKING = ("system", "developer", "user")
 
 
 class ScoredRow(NamedTuple):
@@ -72,35 +76,35 @@ def turns_of(turns: list[Message]) -> tuple[list[Message], list[Message]]:
 
 
 def _kind(cells: RowCells) -> RowKind:
-    """The one kind whose columns a row has."""
-    found = [
-        kind
-        for kind, roles in (
-            (RowKind.responses, ("responses",)), (RowKind.response, ("response",)),
-            (RowKind.pair, ("chosen", "rejected")),
-        )
-        if all(_has(cells, role) for role in roles)
-    ]  # fmt: skip
-    # Pairs and answers may carry the whole dialogue beside them.
-    if not found and _has(cells, "messages"):
-        return RowKind.messages
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise cells.error(
-            f"has columns of {' and of '.join(one.value for one in found)} (columns: {listed(cells.row.values)}); "
-            f"type rows={found[0].value} to score these"
-        )
+    """The one kind whose columns a row has. An empty cell of a CSV file is an answer where there is no other one."""
+    for empty in (False, True):
+        found = [kind for kind, roles in _ROLES.items() if all(_has(cells, role, empty) for role in roles)]
+        # Pairs and answers may carry the whole dialogue beside them.
+        if not found and _has(cells, "messages", empty):
+            found = [RowKind.messages]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise cells.error(
+                f"has columns of {' and of '.join(one.value for one in found)} (columns: {listed(cells.row.values)}); "
+                f"type rows={' or rows='.join(one.value for one in found)}"
+            )
     raise cells.error(
         f"has no answer (columns: {listed(cells.row.values)}): response, responses, messages, or chosen and rejected "
         "are looked for; for another column type data.columns.response=COLUMN"
     )
 
 
-def _has(cells: RowCells, role: str) -> bool:
-    """Whether the user named the column, or there is one of a usual name that is not null: kinds may mix in a file."""
-    found = None if role in cells.columns.named else cells.find(role)
-    return role in cells.columns.named or (found is not None and not is_null(found[1]))
+def _has(cells: RowCells, role: str, empty: bool) -> bool:
+    """Whether the user named the column, or there is one of a usual name that is not null: kinds may mix in a file.
+
+    Args:
+        empty: whether an empty cell of a CSV file counts as there.
+    """
+    if role in cells.columns.named:
+        return True
+    found = cells.find(role)
+    return found is not None and found[1] is not None and (empty or not is_null(found[1]))
 
 
 def _common(cells: RowCells) -> dict[str, Any]:
@@ -127,13 +131,40 @@ def _responses(cells: RowCells) -> Answers:
 
 
 def _of_prompt(cells: RowCells, answers: list[Text]) -> Answers:
-    """The answers after the row's prompt. Where it has none, an answer of turns is a whole dialogue."""
-    prompt = cells.prompt()
-    if prompt is None and all(isinstance(one, list) for one in answers):
-        parts = [turns_of(one) for one in answers if isinstance(one, list)]
-        if all(part[0] == parts[0][0] for part in parts):
-            prompt, answers = parts[0][0], [part[1] for part in parts]
+    """The answers after the row's prompt, which answers of turns may repeat; or hold, where the row has none."""
+    prompt = cells.prompt_of(answers)
+    turns = [one for one in answers if isinstance(one, list)]
+    if not prompt and len(turns) == len(answers):
+        parts = [turns_of(one) for one in turns]
+        if any(before != parts[0][0] for before, _ in parts):
+            raise cells.error("its answers are dialogues that begin differently; put what they share into a prompt")
+        prompt, answers = parts[0][0], [answer for _, answer in parts]
+    elif prompt:
+        prompt, answers = _without_prompt(cells, prompt, answers)
+    for one in answers:
+        _check_answer(cells, one)
     return Answers(prompt=cells.with_system(prompt or ""), answers=answers, **_common(cells))
+
+
+def _without_prompt(cells: RowCells, prompt: Text, answers: list[Text]) -> tuple[Text, list[Text]]:
+    """Prompt and answers, after the prompt's turns were taken out of answers that repeat them."""
+    repeated = [repeated_turns(prompt, one) if isinstance(one, list) else 0 for one in answers]
+    if not any(repeated):
+        return prompt, answers
+    first = answers[0][: repeated[0]]
+    if any(count == 0 or one[:count] != first for one, count in zip(answers, repeated, strict=True)):
+        raise cells.error("only some of its answers begin with the prompt; all must repeat it alike, or none")
+    if any(count == len(one) for one, count in zip(answers, repeated, strict=True)):
+        raise cells.error("an answer holds nothing but the prompt; it must go on with an assistant message")
+    # With a system message of the answers before it.
+    return first, [one[count:] for one, count in zip(answers, repeated, strict=True)]
+
+
+def _check_answer(cells: RowCells, answer: Text) -> None:
+    """An answer of turns ends with one that is somebody's answer."""
+    if isinstance(answer, list) and (not answer or answer[-1]["role"] in _ASKING):
+        last = f"ends with a turn of the role {answer[-1]['role']}" if answer else "has no turn"
+        raise cells.error(f"its dialogue {last}, so there is no answer to score")
 
 
 def _messages(cells: RowCells) -> Answers:
@@ -142,6 +173,7 @@ def _messages(cells: RowCells) -> Answers:
     if isinstance(turns, str):
         raise cells.error(f"column {column!r} is text; it must be a message list")
     prompt, answer = turns_of(turns)
+    _check_answer(cells, answer)
     return Answers(prompt=cells.with_system(prompt), answers=[answer], **_common(cells))
 
 
@@ -153,8 +185,3 @@ def _pair(cells: RowCells) -> Answers:
 _READERS: dict[RowKind, Callable[[RowCells], Answers]] = {
     RowKind.response: _response, RowKind.responses: _responses, RowKind.messages: _messages, RowKind.pair: _pair,
 }  # fmt: skip
-
-
-def row_error(where: str, error: DataError) -> str:
-    """The reason without the place, for a file that names the place beside it."""
-    return str(error).partition(f"{where}: ")[2] or str(error)

@@ -24,7 +24,7 @@ from rm_experiments.scoring.files import InputFile, InputRow, kind_of
 
 Added = dict[str, Any]
 """The new columns of a row."""
-_CHUNK = 1024
+_CHUNK, _ROW_GROUP = 1024, 65536
 
 
 class Result(NamedTuple):
@@ -139,14 +139,14 @@ def _cell(value: Any) -> str:
 @contextmanager
 def _text_file(path: Path) -> Iterator[IO[str]]:
     if not path.name.lower().endswith(".gz"):
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
         return
     with (
         path.open("wb") as raw,
         # Without the time, so that the same rows make the same file.
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as binary,
-        io.TextIOWrapper(binary, encoding="utf-8", newline="") as file,
+        io.TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         yield file
 
@@ -158,19 +158,32 @@ def _write_parquet(
     assert own is not None
     whole = pa.schema([*own, *new], metadata=own.metadata)
     with pq.ParquetWriter(path, whole) as writer:
-        if source.kind == "parquet":
-            for batch in source.batches():
-                part = list(islice(results, len(batch)))
-                kept = batch.filter(pa.array([one.added is not None for one in part]))
-                _write_batch(writer, pa.Table.from_batches([kept], own), part, new, whole)
-            return
-        while part := list(islice(results, _CHUNK)):
-            rows = [_values(one.row) for one in part if one.added is not None]
-            _write_batch(writer, pa.Table.from_pylist(rows, own), part, new, whole)
+        group: list[pa.Table] = []
+        for table in _tables(source, results, own, new):
+            group.append(table.cast(whole))
+            if sum(map(len, group)) >= _ROW_GROUP:
+                writer.write_table(pa.concat_tables(group))
+                group = []
+        if group:
+            writer.write_table(pa.concat_tables(group))
 
 
-def _write_batch(writer: pq.ParquetWriter, own: pa.Table, part: list[Result], new: pa.Schema, whole: pa.Schema) -> None:
+def _tables(source: InputFile, results: Iterator[Result], own: pa.Schema, new: pa.Schema) -> Iterator[pa.Table]:
+    """The rows with their new columns, a thousand at a time."""
+    if source.kind == "parquet":
+        for batch in source.batches():
+            part = list(islice(results, len(batch)))
+            kept = [one.added is not None for one in part]
+            table = pa.Table.from_batches([batch], own)
+            yield _with_new(table if all(kept) else table.filter(pa.array(kept)), part, new)
+        return
+    while part := list(islice(results, _CHUNK)):
+        rows = [_values(one.row) for one in part if one.added is not None]
+        yield _with_new(pa.Table.from_pylist(rows, own), part, new)
+
+
+def _with_new(own: pa.Table, part: list[Result], new: pa.Schema) -> pa.Table:
     added = pa.Table.from_pylist([one.added for one in part if one.added is not None], new)
     for field, column in zip(new, added.columns, strict=True):
         own = own.append_column(field, column)
-    writer.write_table(own.cast(whole))
+    return own

@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
                                 "bad_rows=aside: needs a file to lie beside, not standard output; try "
                                 "output=scored.jsonl"),
     "a suffix of signs": (["checkpoint=x", "input=rows.jsonl", "output=o.jsonl", "suffix=' b'"],
-                          "suffix= b: letters, digits, '_' and '-' are allowed; try suffix=_b"),
+                          "suffix= b: must be letters or digits, with '_' and '-'; try suffix=_b"),
     "a short limit": (["checkpoint=x", "input=rows.jsonl", "output=o.jsonl", "data.max_length=3"],
                       "data.max_length=3: must be a whole number of at least 4, or null"),
     "heads of one": (["checkpoint=RUN", "input=rows.jsonl", "output=o.jsonl", "heads=true"],

@@ -90,6 +90,9 @@ def disturbed(model: str, directory: Path, name: str, took: float, dice: random.
         except subprocess.TimeoutExpired:
             child.send_signal(dice.choice(SIGNALS))
             _, errors = child.communicate()
+        if b"is already there" in errors:
+            # It was killed when its output was in place.
+            return count, compared(directory, name)
         if child.returncode not in _ALLOWED:
             return count, f"code {child.returncode}: {errors.decode()[-300:]}"
         if child.returncode == 0:

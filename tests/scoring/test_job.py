@@ -24,6 +24,7 @@ from rm_experiments.errors import CheckpointError, ConfigError, DataError
 from rm_experiments.scoring import plan as plan_module
 from rm_experiments.scoring.columns import ranks_of
 from rm_experiments.scoring.job import Interrupted, ScoreResult, score_file
+from rm_experiments.scoring.parts import Parts
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "Say hi.", "response": "Hi!", "id": "a"},
@@ -160,7 +161,9 @@ def test_kinds_may_mix_in_tables(score: Callable[..., ScoreResult]) -> None:
     assert (cells[0]["rewards"], json.loads(cells[1]["nested"])) == ("", ROWS[1]["nested"])
     # A prompt of turns among those of text.
     write("in.jsonl", ROWS)
-    with pytest.raises(DataError, match=r"output: the columns do not fit into a Parquet file .*; write output=NAME.js"):
+    with pytest.raises(
+        DataError, match=r"output: column 'prompt' does not fit into a Parquet .*; write output=NAME.js"
+    ):
         score("in.jsonl", "x.parquet")
     assert not Path("x.parquet.parts").exists()
 
@@ -214,7 +217,9 @@ def test_a_bad_row_stops_before_the_model_is_loaded(
 
 def test_the_columns_decide_what_is_scored(score: Callable[..., ScoreResult]) -> None:
     write("in.jsonl", [{"prompt": "a", "response": "b", "chosen": "c", "rejected": "d"}])
-    with pytest.raises(DataError, match=r"line 1: has columns of response and of pair .*; type rows=response to score"):
+    with pytest.raises(
+        DataError, match=r"line 1: has columns of response and of pair .*; type rows=response or rows=pair;"
+    ):
         score("in.jsonl", "out.jsonl")
     score("in.jsonl", "out.jsonl", rows=RowKind.pair)
     assert list(read("out.jsonl")[0])[-2:] == ["reward_chosen", "reward_rejected"]
@@ -223,6 +228,114 @@ def test_the_columns_decide_what_is_scored(score: Callable[..., ScoreResult]) ->
     score("out.jsonl", "again.jsonl", rows=RowKind.pair, suffix="_b")
     (row,) = read("again.jsonl")
     assert row["reward_chosen"] == row["reward_chosen_b"]
+
+
+DIALOGUE = [{"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "Hi!"}]
+
+
+def test_a_prompt_is_read_once_wherever_it_stands(score: Callable[..., ScoreResult], model: RewardModel) -> None:
+    system = {"role": "system", "content": "Be short."}
+    no = [DIALOGUE[0], {"role": "assistant", "content": "No."}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": "Say hi.", "response": DIALOGUE},
+        {"prompt": "", "response": DIALOGUE},
+        {"input": "Say hi.", "response": "Hi!"},
+        {"prompt": [DIALOGUE[0]], "responses": [DIALOGUE, no]},
+        {"prompt": "Say hi.", "response": [system, *DIALOGUE]},
+        {"response": "Hi!"},
+    ]
+    write("in.jsonl", rows)
+    result = score("in.jsonl", "out.jsonl")
+    hi, other = model.score("Say hi.", ["Hi!", "No."])
+    found = read("out.jsonl")
+    assert [row["reward"] for row in found[:3]] == pytest.approx([hi] * 3, abs=1e-6)
+    assert found[3]["rewards"] == pytest.approx([hi, other], abs=1e-6)
+    assert found[4]["reward"] == pytest.approx(model.score_messages([system, *DIALOGUE]), abs=1e-6)
+    assert abs(found[4]["reward"] - hi) > 1e-5
+    assert result.num_without_prompt == 1
+    assert any("1 rows have no prompt" in line for line in result.lines())
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": DIALOGUE[:1]}, "ends with a turn of the role user, so there is no answer to score"),
+        ({"prompt": "Say hi.", "response": DIALOGUE[:1]}, "an answer holds nothing but the prompt"),
+        ({"prompt": "Say hi.", "responses": [DIALOGUE, "No."]}, "only some of its answers begin with the prompt"),
+        ({"responses": [DIALOGUE, [{"role": "user", "content": "x"}, DIALOGUE[1]]]}, "that begin differently"),
+        ({"prompt": "a", "response": None}, "has no answer"),
+    ],
+)  # fmt: skip
+def test_rows_without_one_answer_to_one_prompt(
+    score: Callable[..., ScoreResult], row: dict[str, Any], reason: str
+) -> None:
+    write("in.jsonl", [row])
+    with pytest.raises(DataError, match=reason):
+        score("in.jsonl", "out.jsonl")
+
+
+def test_empty_cells_of_a_table_are_answers(score: Callable[..., ScoreResult], model: RewardModel) -> None:
+    Path("in.csv").write_text('\nprompt,chosen,rejected\nSay hi.,Hi!,""\n')
+    score("in.csv", "out.csv")
+    with Path("out.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["reward_rejected"]) == pytest.approx(model.score("Say hi.", ""), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "output", "message"),
+    [
+        ([{"response": "a", "x": {}}], "o.parquet", r"output: .* not fit into a Parquet file"),
+        ([{"response": "a", "x": 2**70}], "o.parquet", r"output: column 'x' does not fit into a Parquet file"),
+        ([{"response": "a", "x": "\ud800"}], "o.parquet", r"output: column 'x' does not fit into a Parquet file"),
+        ([{"response": "a", "x": 2**60}, {"response": "b", "x": 0.5}], "o.parquet", r"output: column 'x' does not fit"),
+        ([{"response": "a", "rank": 3}, {"responses": ["b"]}], "o.csv", r"rows have a column 'rank' already"),
+    ],
+)
+def test_what_a_table_cannot_hold_is_known_before_the_model_is_loaded(
+    score: Callable[..., ScoreResult], monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]], output: str,
+    message: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(RewardModel, "of", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(plan_module, "_SCHEMA_ROWS", 1)
+    write("in.jsonl", rows)
+    with pytest.raises(DataError, match=message):
+        score("in.jsonl", output)
+    assert os.listdir() == ["in.jsonl"]
+
+
+def test_bad_rows_of_before_and_files_that_change_are_not_lost(
+    score: Callable[..., ScoreResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("in.jsonl", many(3))
+    Path("out.jsonl.bad.jsonl").write_text("mine\n")
+    with pytest.raises(ConfigError, match=r"output=out.jsonl.bad.jsonl: is already there; type overwrite=true"):
+        score("in.jsonl", "out.jsonl")
+    with pytest.raises(ConfigError, match=r"output=out.jsonl: the input would be replaced"):
+        score("out.jsonl.bad.jsonl", "out.jsonl", overwrite=True)
+    compute = RewardModel.compute
+
+    def growing(self: RewardModel, *more: Any) -> Any:
+        with Path("in.jsonl").open("a") as file:
+            file.write('{"response": "more"}\n')
+        return compute(self, *more)
+
+    monkeypatch.setattr(RewardModel, "compute", growing)
+    with pytest.raises(DataError, match=r"input: in.jsonl changed while it was scored; type the command again"):
+        score("in.jsonl", "other.jsonl")
+
+
+def test_a_command_that_was_killed_when_its_output_was_in_place_leaves_nothing(
+    score: Callable[..., ScoreResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("in.jsonl", many(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "remove", lambda self: None)
+        score("in.jsonl", "out.jsonl")
+    assert Path("out.jsonl.parts").is_dir()
+    with pytest.raises(ConfigError, match="is already there"):
+        score("in.jsonl", "out.jsonl")
+    assert sorted(os.listdir()) == ["in.jsonl", "out.jsonl"]
 
 
 @pytest.fixture
@@ -294,7 +407,7 @@ def test_what_is_there_is_not_lost(score: Callable[..., ScoreResult]) -> None:
     ):
         score("in.jsonl", "out.jsonl")
     assert Path("out.jsonl").read_text() == "mine\n"
-    with pytest.raises(ConfigError, match=r"output=in.jsonl: is the input, which stays as it is; try another name"):
+    with pytest.raises(ConfigError, match=r"output=in.jsonl: the input would be replaced, which stays as it is; try"):
         score("in.jsonl", "in.jsonl")
     for missing, message in (("no.jsonl", r"no such file"), (".", "must end in .jsonl")):
         with pytest.raises((DataError, ConfigError), match=message):

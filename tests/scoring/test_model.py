@@ -150,6 +150,28 @@ def test_wrong_calls_are_one_line(model: RewardModel, trained_run: Path, tmp_pat
         strict.score("a b c d e f g h i j k l m n o p q", "r")
 
 
+def test_turns_are_read_as_in_files(wide: RewardModel) -> None:
+    call = [{"type": "function", "function": {"name": "f", "arguments": {"x": 1, "y": None}}}]
+    calling = {"role": "assistant", "content": None, "tool_calls": call}
+    plain = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{**call[0], "function": {"name": "f", "arguments": {"x": 1}}}],
+    }
+    assert wide.score("a", [calling]) == wide.score("a", [plain])
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]
+    shared = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    assert wide.score_messages(parts) == wide.score_messages(shared) == wide.score("a", "b")
+    assert wide.score("a", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]) == wide.score(
+        "a", "b"
+    )
+    for wrong, message in ((None, "has no answer|is null"), (5, "row 0: column 'response' is the number 5")):
+        with pytest.raises(DataError, match=message):
+            wide.score("a", wrong)  # type: ignore[call-overload]
+    with pytest.raises(DataError, match="row 0: its dialogue ends with a turn of the role user"):
+        wide.score_messages([{"role": "user", "content": "a"}])
+
+
 def test_a_reward_that_is_no_number_is_refused(trained_run: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(trained_run / "final", broken)

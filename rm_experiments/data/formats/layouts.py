@@ -190,7 +190,7 @@ def _without_prompt(
     prompt: Text, chosen: list[Message], rejected: list[Message], cells: RowCells
 ) -> tuple[Text, list[Message], list[Message]]:
     """Prompt and answers, after the prompt's turns were taken out of answers that repeat them."""
-    repeated, other = _repeated_turns(prompt, chosen), _repeated_turns(prompt, rejected)
+    repeated, other = repeated_turns(prompt, chosen), repeated_turns(prompt, rejected)
     before = max(0, repeated - len(prompt_messages(prompt)))
     if repeated != other or chosen[:before] != rejected[:before]:
         raise cells.error(
@@ -210,7 +210,7 @@ def _without_prompt(
     return prompt, chosen[repeated:], rejected[repeated:]
 
 
-def _repeated_turns(prompt: Text, answer: list[Message]) -> int:
+def repeated_turns(prompt: Text, answer: list[Message]) -> int:
     """With how many turns `answer` repeats the prompt, a system message before it included; 0 if it does not.
 
     Whitespace around a turn is not compared: some data sets strip one of the two copies.
