@@ -43,6 +43,11 @@ def rm_push() -> None:
     _enter("rm-push", "push")
 
 
+def rm_serve() -> None:
+    """`rm-serve`."""
+    _enter("rm-serve", "serve")
+
+
 def rm_dashboard() -> None:
     """`rm-dashboard`."""
     _enter("rm-dashboard", "dashboard")

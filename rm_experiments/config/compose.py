@@ -27,6 +27,7 @@ from rm_experiments.config.merge_schema import MergeConfig
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.push_schema import PushConfig
 from rm_experiments.config.schema import RunConfig
+from rm_experiments.config.serve_schema import ServeConfig
 from rm_experiments.config.score_schema import ScoreConfig
 from rm_experiments.config.validation import check
 from rm_experiments.errors import ConfigError
@@ -35,7 +36,7 @@ Schema = TypeVar("Schema")
 SCHEMA_NAME = "run_schema"
 _HELP = {
     RunConfig: "rm-train", CompareConfig: "rm-compare", EvaluationConfig: "rm-eval", DashboardConfig: "rm-dashboard",
-    MergeConfig: "rm-merge", PushConfig: "rm-push", ScoreConfig: "rm-score",
+    MergeConfig: "rm-merge", PushConfig: "rm-push", ServeConfig: "rm-serve", ScoreConfig: "rm-score",
 }  # fmt: skip
 """Which command lists the keys of a schema."""
 TOKENIZER = "tokenizer"
@@ -53,6 +54,7 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="dashboard_schema", node=DashboardConfig)
     ConfigStore.instance().store(name="merge_schema", node=MergeConfig)
     ConfigStore.instance().store(name="push_schema", node=PushConfig)
+    ConfigStore.instance().store(name="serve_schema", node=ServeConfig)
     ConfigStore.instance().store(name="score_schema", node=ScoreConfig)
 
 
