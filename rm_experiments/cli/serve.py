@@ -18,7 +18,7 @@ _PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "p
 
 
 def main() -> None:
-    """Entry point of `rm-serve`. Exits with 130 or 143 when it is stopped; with 2 and one line when the input is wrong."""
+    """Entry point of `rm-serve`. Exits with 130 or 143 when stopped; with 2 and one line when the input is wrong."""
     register_schema()
     run_application(_PROGRAM, "serve", _serve, sys.argv[1:], ServeConfig)
 

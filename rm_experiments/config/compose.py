@@ -27,8 +27,8 @@ from rm_experiments.config.merge_schema import MergeConfig
 from rm_experiments.config.paths import conf_dir
 from rm_experiments.config.push_schema import PushConfig
 from rm_experiments.config.schema import RunConfig
-from rm_experiments.config.serve_schema import ServeConfig
 from rm_experiments.config.score_schema import ScoreConfig
+from rm_experiments.config.serve_schema import ServeConfig
 from rm_experiments.config.validation import check
 from rm_experiments.errors import ConfigError
 

@@ -337,7 +337,7 @@ def _pieces(rows: Sequence[EncodedAnswers]) -> tuple[list[EncodedAnswers], list[
                     full_lengths=[row.full_lengths[number]],
                     cut_prompt=row.cut_prompt,
                     cut_ends=[row.cut_ends[number]],
-                )  # fmt: skip
+                )
             )
             costs.append(len(ids) - (row.num_prompt_tokens if number else 0))
     return pieces, costs

@@ -1,11 +1,12 @@
-"""Calls that other programs make already: OpenRLHF's remote reward model, and vLLM's pooling, classify, score, rerank."""
+"""Calls that other programs make already: OpenRLHF's remote reward model; vLLM's pooling, classify, score, rerank."""
 
 from __future__ import annotations
 
 import math
 import time
 import uuid
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
@@ -24,15 +25,17 @@ from rm_experiments.serving.requests import PairsRequest, PoolingRequest, Remote
 from rm_experiments.serving.routes import REFUSALS
 from rm_experiments.serving.service import Scored, ServedModel, Service
 
+Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
+
 
 def foreign_routes(service: Service) -> APIRouter:
     """`/get_reward`, `/pooling`, `/classify`, `/v1/score`, `/rerank`."""
     router = APIRouter()
 
-    def post(*paths: str, answer: type) -> Any:
+    def post(*paths: str, answer: type) -> Callable[[Handler], Handler]:
         """The same function under several paths."""
 
-        def add(function: Any) -> Any:
+        def add(function: Handler) -> Handler:
             for path in paths:
                 router.post(path, response_model=None, responses={**REFUSALS, 200: {"model": answer}})(function)
             return function

@@ -126,7 +126,7 @@ class Gate:
             if body is not None:
                 given, body = body, None  # type: ignore[assignment]
                 return {"type": "http.request", "body": given, "more_body": False}
-            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+            return await asyncio.get_running_loop().create_future()
 
         handler = asyncio.ensure_future(_call(self._app, scope, replay, answer))
         gone = asyncio.ensure_future(_disconnect(receive))

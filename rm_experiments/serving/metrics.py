@@ -42,8 +42,9 @@ class Metrics:
 
     def watch(self, batcher: Batcher) -> None:
         """Show its queue."""
-        for number, gauge in enumerate(self._queue):
-            gauge.set_function(lambda number=number: batcher.waiting[number])
+        requests, tokens = self._queue
+        requests.set_function(lambda: batcher.waiting[0])
+        tokens.set_function(lambda: batcher.waiting[1])
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One request was answered, or given up by its client (499)."""

@@ -1,4 +1,4 @@
-"""Texts that are rendered already, and token ids: what RL trainers and vLLM's clients send instead of prompt and answer."""
+"""Texts that are rendered already, and token ids: what RL trainers and vLLM's clients send."""
 
 from __future__ import annotations
 

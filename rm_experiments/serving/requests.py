@@ -133,14 +133,14 @@ class PoolingRequest(_PoolingOptions):
         """`input` as texts; None where it is something else."""
         if isinstance(self.input, str):
             return [self.input]
-        return [*self.input] if self.input and isinstance(self.input[0], str) else None  # type: ignore[list-item]
+        return [*self.input] if self.input and isinstance(self.input[0], str) else None
 
     def ids(self) -> list[list[int]] | None:
         """`input` as token ids; None where it is something else."""
         if not isinstance(self.input, list) or (self.input and isinstance(self.input[0], str)):
             return None
         if self.input and isinstance(self.input[0], int):
-            return [self.input]  # type: ignore[list-item]
+            return [self.input]
         return self.input  # type: ignore[return-value]
 
 

@@ -18,7 +18,7 @@ from rm_experiments.serving.service import Service, row_answer
 
 _REFUSALS = {
     401: "No bearer token, or another one", 404: "No such model", 408: "The request did not come in whole in time",
-    413: "The body is too large", 415: "The body is not JSON", 422: "The request cannot be scored; the message says why",
+    413: "The body is too large", 415: "The body is not JSON", 422: "It cannot be scored; the message says why",
     429: "The queue is full; Retry-After says when to try again", 500: "The model failed on this request",
     503: "The server is ending, or has too many connections", 504: "No answer in time",
 }  # fmt: skip

@@ -53,7 +53,7 @@ def serve(config: ServeConfig, listener: socket.socket, token: str | None) -> in
     _say(service, listener, token)
     with stop_on_signals() as stop:
         open_door(listener)
-        done = asyncio.run(_until_stopped(_server(gate, config), gate, listener, stop))
+        done = asyncio.run(until_stopped(server_of(gate, config), gate, listener, stop))
     service.close()
     return stop.exit_code if done else 1
 
@@ -86,7 +86,7 @@ def _load(config: ServeConfig, name: str, source: str) -> ServedModel:
         chat_template_kwargs=data.chat_template_kwargs or None,
     )  # fmt: skip
     model = RewardModel.of(
-        opened, device=config.train.device.value, precision=config.train.precision.value,
+        opened, opened.accelerator(config.train.device.value, config.train.precision.value),
         layout=config.train.layout.value, micro_batch_tokens=config.eval.micro_batch_tokens,
     )  # fmt: skip
     return ServedModel(name=name, opened=opened, model=model, created=int(time.time()))
@@ -118,7 +118,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(gate: Gate, config: ServeConfig) -> _Server:
+def server_of(gate: Gate, config: ServeConfig) -> uvicorn.Server:
+    """Connections for the gate's requests."""
     return _Server(
         uvicorn.Config(
             gate,
@@ -134,12 +135,12 @@ def _server(gate: Gate, config: ServeConfig) -> _Server:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=_CLOSING,
-        )  # fmt: skip
+        )
     )
 
 
-async def _until_stopped(server: _Server, gate: Gate, listener: socket.socket, stop: StopRequest) -> bool:
-    """Whether it ended because it was asked to."""
+async def until_stopped(server: uvicorn.Server, gate: Gate, listener: socket.socket, stop: StopRequest) -> bool:
+    """Serve; when `stop` asks, answer what was accepted and end. Whether it ended because it was asked to."""
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     while not serving.done():
         # New requests are told so (503) until the last accepted one is answered; only then is the door closed.
