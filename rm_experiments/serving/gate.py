@@ -7,7 +7,6 @@ import hmac
 import logging
 import time
 from contextlib import suppress
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -97,12 +96,13 @@ class Gate:
         """The whole body into `body`, within the limits of size and time."""
         most = self._limits.body_bytes
         length = headers.get(b"content-length", b"0")
+        parts = _Parts(receive)
         too_large = length.isdigit() and int(length) > most
         if too_large and headers.get(b"expect", b"").lower() == b"100-continue":
             raise _too_large(most)
         try:
             async with asyncio.timeout(self._limits.read_seconds):
-                async for part in _parts(receive):
+                async for part in parts:
                     if too_large or len(body) + len(part) > most:
                         too_large = True
                         break
@@ -115,7 +115,7 @@ class Gate:
                 408, f"the request did not come in whole within limits.read_seconds={self._limits.read_seconds:g}"
             ) from error
         if too_large:
-            await _linger(receive, most)
+            await _linger(parts, most)
             raise _too_large(most)
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, answer: _Answer) -> None:
@@ -173,16 +173,24 @@ async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Non
     await app(scope, receive, send)
 
 
-async def _parts(receive: Receive) -> Any:
-    """The parts of a body."""
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientGone
-        if part := message.get("body", b""):
-            yield part
-        more = message.get("more_body", False)
+class _Parts:
+    """The parts of a body, which may be asked for again where they were left."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._more = receive, True
+
+    def __aiter__(self) -> _Parts:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while self._more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise _ClientGone
+            self._more = message.get("more_body", False)
+            if part := message.get("body", b""):
+                return bytes(part)
+        raise StopAsyncIteration
 
 
 async def _disconnect(receive: Receive) -> None:
@@ -191,12 +199,12 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def _linger(receive: Receive, most: int) -> None:
+async def _linger(parts: _Parts, most: int) -> None:
     """Throw away what follows, for a moment."""
     size = 0
     with suppress(TimeoutError, _ClientGone):
         async with asyncio.timeout(_LINGER_SECONDS):
-            async for part in _parts(receive):
+            async for part in parts:
                 size += len(part)
                 if size > _LINGER_BODIES * most:
                     return

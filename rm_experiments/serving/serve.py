@@ -13,6 +13,7 @@ import uvicorn
 from rich.console import Console
 
 from rm_experiments.config.serve_schema import TOKEN_VARIABLE, ServeConfig, check_serve, served_names
+from rm_experiments.data.answers import Answers, EncodedAnswers
 from rm_experiments.launch.signals import StopRequest, stop_on_signals
 from rm_experiments.reporting.console import results_console
 from rm_experiments.runner.saved_models import find_checkpoints
@@ -89,6 +90,10 @@ def _load(config: ServeConfig, name: str, source: str) -> ServedModel:
         opened, opened.accelerator(config.train.device.value, config.train.precision.value),
         layout=config.train.layout.value, micro_batch_tokens=config.eval.micro_batch_tokens,
     )  # fmt: skip
+    # The first pass takes longer, and shows whether the model works at all.
+    (probe,) = model.encode([Answers(prompt="a", answers=["b"])])
+    if isinstance(probe, EncodedAnswers):
+        model.compute([probe])
     return ServedModel(name=name, opened=opened, model=model, created=int(time.time()))
 
 

@@ -181,7 +181,7 @@ def test_the_size_of_a_batch_follows_the_measured_speed() -> None:
         assert made._limit(lane) == 64
         made._note_speed(lane, 64, 0.1)
         assert made._limit(lane) == pytest.approx(64)
-        # Faster than thought counts at once, slower only from a batch that was at least half full, and little by little.
+        # Faster counts at once, slower only from a batch that was at least half full, and little by little.
         made._note_speed(lane, 200, 0.1)
         assert made._limit(lane) == pytest.approx(200)
         made._note_speed(lane, 10, 0.1)

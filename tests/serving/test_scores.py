@@ -89,14 +89,15 @@ def test_tokens_and_cuts_are_told(server: Server, saved: tuple[OpenedModel, Rewa
     assert found["cut_ends"][0] == 0
     assert found["cut_ends"][1] > 0
     assert found["reads_until"][0] is None
-    assert answers[1].startswith(found["reads_until"][1].lstrip()[:10])
+    assert len(found["reads_until"][1]) > 20
+    assert found["reads_until"][1] in answers[1]
     # Of what fits nothing is said.
     assert "reads_from" not in server.post("/score", {"prompt": "a", "response": "b"}).body
 
     shorter = server.post("/score", {"prompt": prompt, "response": "No."}).body
     assert shorter["cut_ends"] == [0]
     assert shorter["reads_from"]
-    assert shorter["reads_from"][-5:] in f"{prompt} Assistant:"
+    assert shorter["reads_from"][:20] in f"{prompt}\n\nAssistant:"
 
 
 def rendered(opened: OpenedModel, answer: str, prompt: str = PROMPT) -> str:
@@ -222,7 +223,7 @@ def test_strangers_are_answered_when_one_request_fails_or_has_no_finite_reward(
         ids = [one.ids[0].tolist() for one in encoded]
         if bad["boom"] in ids:
             raise RuntimeError("a kernel failed")
-        return [replace(one, rewards=[math.nan]) if own == bad["nan"] else one for own, one in zip(ids, scores)]
+        return [replace(one, rewards=[math.nan]) if own == bad["nan"] else one for own, one in zip(ids, scores, strict=True)]
 
     slow.spoil = spoil
     slow.free.clear()
