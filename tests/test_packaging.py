@@ -71,7 +71,7 @@ def test_the_wheel_declares_the_command_and_the_licence(wheel: Path) -> None:
         scripts = archive.read(read["entry_points.txt"]).decode()
         metadata = archive.read(read["METADATA"]).decode()
 
-    for command in ("train", "data", "eval", "compare", "merge", "push", "dashboard"):
+    for command in ("train", "data", "eval", "compare", "merge", "push", "serve", "dashboard"):
         assert f"rm-{command} = rm_experiments.cli.entry:rm_{command}\n" in scripts
     assert "License-Expression: Apache-2.0" in metadata
     assert "LICENSE" in read

@@ -28,7 +28,8 @@ print("went on")
     [(signal.SIGINT, 130, "{}: interrupted\n"), (signal.SIGTERM, 143, ""), (signal.SIGUSR1, 143, "")],
 )
 @pytest.mark.parametrize(
-    "program", ["rm-train", "rm-data", "rm-eval", "rm-score", "rm-compare", "rm-merge", "rm-push", "rm-dashboard"]
+    "program",
+    ["rm-train", "rm-data", "rm-eval", "rm-score", "rm-compare", "rm-merge", "rm-push", "rm-serve", "rm-dashboard"],
 )
 def test_a_signal_while_the_command_is_imported_gives_its_code(
     program: str, number: signal.Signals, code: int, said: str

@@ -27,6 +27,7 @@ from rm_experiments.config import (
     push_schema,
     schema,
     score_schema,
+    serve_schema,
     validation,
 )
 from rm_experiments.config.compose import (
@@ -46,7 +47,7 @@ NOT_OPTIONS = {
     "train", "compare", "evaluate", "hydra_settings", "hydra/help/rm_train", "hydra/help/rm_data",
     "hydra/help/rm_compare", "hydra/help/rm_eval", "hydra/sweeper/random", "hydra/sweeper/optuna",
     "dashboard", "hydra/help/rm_dashboard", "merge", "hydra/help/rm_merge", "push", "hydra/help/rm_push",
-    "score", "hydra/help/rm_score",
+    "score", "hydra/help/rm_score", "serve", "hydra/help/rm_serve",
 }  # fmt: skip
 OPTIONS = [name for name in FILES if name not in NOT_OPTIONS]
 SWEEPS = [name for name in OPTIONS if name.startswith("sweep/")]
@@ -75,7 +76,7 @@ NEEDED = {
 
 SCHEMAS = (
     schema, data_schema, loss_schema, optimizer_schema, adapter_schema, merge_schema, hub_schema, push_schema,
-    score_schema, evaluation_schema,
+    score_schema, evaluation_schema, serve_schema,
 )  # fmt: skip
 
 

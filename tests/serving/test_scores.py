@@ -223,7 +223,9 @@ def test_strangers_are_answered_when_one_request_fails_or_has_no_finite_reward(
         ids = [one.ids[0].tolist() for one in encoded]
         if bad["boom"] in ids:
             raise RuntimeError("a kernel failed")
-        return [replace(one, rewards=[math.nan]) if own == bad["nan"] else one for own, one in zip(ids, scores, strict=True)]
+        return [
+            replace(one, rewards=[math.nan]) if own == bad["nan"] else one for own, one in zip(ids, scores, strict=True)
+        ]
 
     slow.spoil = spoil
     slow.free.clear()
