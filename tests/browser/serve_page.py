@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +95,10 @@ def _fill(browser: Browser, name: str, text: str) -> None:
 
 
 def _press(browser: Browser, name: str) -> None:
-    browser.js("delete document.documentElement.dataset.asked")
-    place: Callable[[str], str] = lambda side: f"document.getElementById('{name}').getBoundingClientRect().{side}"
-    browser.js(f"document.getElementById('{name}').scrollIntoView()")
-    browser.drag([(browser.js(place("x")) + 10, browser.js(place("y")) + 10)])
+    one = f"document.getElementById('{name}')"
+    browser.js(f"{one}.scrollIntoView()")
+    x, y = (browser.js(f"{one}.getBoundingClientRect().{side}") for side in "xy")
+    browser.drag([(x + 10, y + 10)])
 
 
 def _key(browser: Browser) -> None:

@@ -52,22 +52,25 @@ REFUSED: dict[str, tuple[list[str], str]] = {
                                                "or a Hub id"),
     "one of two is missing": (["checkpoint=[./a,./b]"], "checkpoint=./a: no such directory; name a model directory, a "
                                                         "run or a Hub id"),
-    "one name twice": (["checkpoint=[./a/x/final,./b/x]"], "checkpoint=./b/x: is called x like ./a/x/final; name them; "
-                                                           "try 'checkpoint={a:./a/x/final,b:./b/x}'"),
-    "a name that is none": (["checkpoint={-a:x}"], "checkpoint=-a: is no name for a model: letters, digits and . _ - / @ + "
-                                                   "are allowed; try 'checkpoint={my_model:x}'"),
+    "one name twice": (["checkpoint=[./a/x/final,./b/x]"],
+                       "checkpoint=./b/x: is called x like ./a/x/final; name them; try "
+                       "'checkpoint={a:./a/x/final,b:./b/x}'"),
+    "a name that is none": (["checkpoint={-a:x}"],
+                            "checkpoint=-a: is no name for a model: letters, digits and . _ - / @ + are allowed; try "
+                            "'checkpoint={my_model:x}'"),
     "no text": (["checkpoint=[5]"], "checkpoint=5: must be a model directory, a run or a Hub id"),
     "a mistyped key": (["checkpoint=empty", "prot=1"], "prot is not a key; did you mean port?"),
     "a token in the config": (["checkpoint=empty", "+token=x"], "token is not a key; rm-serve --help lists all keys"),
-    "a port out of range": (["checkpoint=empty", "port=70000"], "port=70000: must be a whole number from 1 to 65535, or "
-                                                                "0 for any free one"),
+    "a port out of range": (["checkpoint=empty", "port=70000"],
+                            "port=70000: must be a whole number from 1 to 65535, or 0 for any free one"),
     "no host": (["checkpoint=empty", "host=no.such.host.invalid"],
                 "host=no.such.host.invalid: is no address or name that is known here; try host=127.0.0.1"),
     "another machine's address": (["checkpoint=empty", "host=192.0.2.1"],
                                   "host=192.0.2.1: is no address of this machine; try host=127.0.0.1"),
     "no time": (["checkpoint=empty", "limits.answer_seconds=0"],
                 "limits.answer_seconds=0.0: must be a number above 0, at most 86400"),
-    "no room": (["checkpoint=empty", "limits.body_bytes=0"], "limits.body_bytes=0: must be a whole number of at least 1"),
+    "no room": (["checkpoint=empty", "limits.body_bytes=0"],
+                "limits.body_bytes=0: must be a whole number of at least 1"),
     "a request larger than the queue": (
         ["checkpoint=empty", "limits.queue_tokens=100"],
         "limits.request_tokens=262144: is more than the queue may hold, limits.queue_tokens=100; try "
@@ -75,8 +78,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "a wait that is too long": (["checkpoint=empty", "batch.wait_ms=5000"],
                                 "batch.wait_ms=5000.0: must be a number from 0 to 1000"),
-    "half precision on a CPU": (["checkpoint=empty", "train.device=cpu", "train.precision=fp16"],
-                                "train.precision=fp16: is not possible with train.device=cpu; try train.precision=bf16"),
+    "half precision on a CPU": (
+        ["checkpoint=empty", "train.device=cpu", "train.precision=fp16"],
+        "train.precision=fp16: is not possible with train.device=cpu; try train.precision=bf16",
+    ),
     "a sweep": (["checkpoint=empty", "-m"], "--multirun: rm-serve has no sweeps; leave it out"),
 }  # fmt: skip
 

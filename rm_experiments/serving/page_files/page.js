@@ -81,7 +81,9 @@ function show(answer, names) {
   const prompt = at("cutPrompt");
   prompt.hidden = !answer.cut_prompt;
   if (answer.cut_prompt) {
-    const made = cutLine(`The oldest ${answer.cut_prompt} tokens of the prompt were cut. It is read from `,
+    const rest = answer.reads_from ? "It is read from " : "Nothing of it is read.";
+    const alike = names.length > 1 ? ", for both answers alike" : "";
+    const made = cutLine(`The oldest ${answer.cut_prompt} tokens of the prompt were cut${alike}. ${rest}`,
       answer.reads_from, " \u2026");
     prompt.replaceChildren(...made.childNodes);
   }
