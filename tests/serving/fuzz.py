@@ -26,6 +26,7 @@ EXACT = 1e-5
 _SEEDS = (b'{"prompt": "What is 2+2?", "responses": ["4.", "5."]}', b'{"query": ["a", "b"], "prompts": ["a", "b"]}',
           b'{"input": [[1, 2, 3]]}', b'{"messages": [{"role": "user", "content": "Hi"}]}')  # fmt: skip
 
+schemathesis.checks.load_all_checks()
 _CHECKS = [
     schemathesis.checks.CHECKS.get_one(name)
     for name in (
