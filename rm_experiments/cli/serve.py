@@ -12,6 +12,7 @@ from rm_experiments.cli.application import run_application
 from rm_experiments.config.compose import register_schema, to_dataclass
 from rm_experiments.config.serve_schema import ServeConfig, check_serve, token_of
 from rm_experiments.errors import ConfigError
+from rm_experiments.launch import ranks
 
 _PROGRAM = "rm-serve"
 _PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
@@ -25,6 +26,8 @@ def main() -> None:
 
 def _serve(composed: DictConfig) -> None:
     config = check_serve(to_dataclass(composed, ServeConfig))
+    if ranks.world_size() > 1:
+        raise ConfigError("rm-serve is one process; start one for each GPU, with CUDA_VISIBLE_DEVICES and a port")
     missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
     if missing:
         raise ConfigError(f"rm-serve needs {' and '.join(missing)}; type pip install 'rm_experiments[serve]'")

@@ -85,7 +85,7 @@ class ServeConfig:
     port: int = 8000
     """Port; 0: any free one, which is printed."""
     access_log: bool = False
-    """Whether every request is a line on standard output."""
+    """Whether every request is a line on standard error."""
     model: EvaluatedModelConfig = field(default_factory=EvaluatedModelConfig)
     data: ServedDataConfig = field(default_factory=ServedDataConfig)
     train: ComputeConfig = field(default_factory=ComputeConfig)

@@ -111,6 +111,13 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr().err == "rm-serve: rm-serve needs fastapi; type pip install 'rm_experiments[serve]'\n"
 
 
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert rm_serve(monkeypatch, "checkpoint=empty", "port=0") == 2
+    assert "rm-serve is one process; start one for each GPU" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("token", ["", "short", "two words here", "schlüssel-schlüssel"])
 def test_a_token_that_is_none_is_refused_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], token: str

@@ -105,7 +105,7 @@ def _send(
     @given(case=operation.as_strategy(generation_mode=mode))
     def one(case: Any) -> None:
         if mends:
-            case.body, case.query = mended(case.body, len(model.tokenizer)), {}
+            case.body, case.query = mended(operation.path, case.body, len(model.tokenizer)), {}
         response = case.call(base_url=f"http://{server.address[0]}:{server.address[1]}")
         outcome.sent[operation.path, response.status_code] += 1
         if mends and response.status_code != 200:
@@ -128,27 +128,28 @@ def _send(
     one()
 
 
-def mended(body: Any, vocabulary: int) -> Any:
+def mended(path: str, body: Any, vocabulary: int) -> Any:
     """The body without the contradictions that a schema cannot forbid."""
     body = {name: value for name, value in body.items() if name not in ("model", "chat_template_kwargs", "tools")}
-    if body.get("rows") is not None:
-        return {"rows": [_mended_row(one) for one in body["rows"]]}
-    if "rows" in body or any(name in body for name in ("response", "responses", "chosen", "rejected")):
-        return _mended_row(body)
-    if "query" in body and isinstance(body["query"], list):
+    if path == "/score":
+        rows = body.get("rows")
+        return _mended_row(body) if rows is None else {"rows": [_mended_row(one) for one in rows]}
+    if path == "/get_reward":
         return {name: value for name, value in body.items() if name != "prompts"}
-    if any(name in body for name in ("text_1", "text_2", "queries", "documents")) and "query" not in body:
+    if path == "/v1/score":
         prompt = next((body[one] for one in ("text_1", "queries") if body.get(one)), "a")
         answers = next((body[one] for one in ("text_2", "documents") if body.get(one)), ["b"])
-        return {"text_1": prompt[0] if isinstance(prompt, list) else prompt, "text_2": answers,
-                "use_activation": body.get("use_activation")}  # fmt: skip
-    if body.get("messages") is not None and body.get("input") is None:
-        return {**body, "messages": _turns(body["messages"])}
-    if body.get("input") is not None:
         return {
-            **{name: one for name, one in body.items() if name != "messages"},
-            "input": _ids(body["input"], vocabulary),
-        }
+            "text_1": prompt[0] if isinstance(prompt, list) else prompt, "text_2": answers,
+            "use_activation": body.get("use_activation"),
+        }  # fmt: skip
+    if path.endswith(("pooling", "classify")):
+        if body.get("messages") and not body.get("input"):
+            return {
+                name: _turns(value) if name == "messages" else value for name, value in body.items() if name != "input"
+            }
+        kept = {name: value for name, value in body.items() if name != "messages"}
+        return {**kept, "input": _ids(body.get("input") or body.get("user") or "a text", vocabulary)}
     return body
 
 
