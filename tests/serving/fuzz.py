@@ -7,7 +7,7 @@ import math
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,9 @@ class Outcome:
         return "\n".join([*lines, f"{self.compared} rewards compared, {len(self.problems)} problems"])
 
 
-def fuzz(server: Server, model: Locked, examples: int, number: int = 0) -> Outcome:
+def fuzz(
+    server: Server, model: Locked, examples: int, number: int = 0, routes: Collection[str] | None = None
+) -> Outcome:
     """Send `examples` requests of each kind to each route: that fit the schema; the same, mended where rules that no
     schema says are broken, so that most are answered; that do not fit. Then broken bytes."""
     outcome = Outcome()
@@ -87,6 +89,8 @@ def fuzz(server: Server, model: Locked, examples: int, number: int = 0) -> Outco
     ):
         for result in schema.get_all_operations():
             operation = result.ok()
+            if routes is not None and operation.path not in routes:
+                continue
             if operation.method.upper() == "POST" or not (mends or mode is GenerationMode.NEGATIVE):
                 _send(operation, mode, mends, examples, number, server, model, outcome)
     _broken_bytes(server, examples * 4, number, outcome)
