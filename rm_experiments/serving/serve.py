@@ -51,9 +51,10 @@ def serve(config: ServeConfig, listener: socket.socket, token: str | None) -> in
     metrics = Metrics()
     service = make_service(config, metrics)
     gate = make_application(service, metrics, config.limits, token)
-    _say(service, listener, token)
     with stop_on_signals() as stop:
+        # Whoever reads the address may come at once.
         open_door(listener)
+        _say(service, listener, token)
         done = asyncio.run(until_stopped(server_of(gate, config), gate, listener, stop))
     service.close()
     return stop.exit_code if done else 1
