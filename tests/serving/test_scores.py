@@ -12,7 +12,8 @@ import pytest
 from rm_experiments.config.serve_schema import ServeConfig
 from rm_experiments.data.answers import Answers
 from rm_experiments.data.templates import first_token, last_token, render
-from rm_experiments.scoring.model import OpenedModel, RewardModel
+from rm_experiments.scoring.model import OpenedModel, RewardModel, Scores
+from rm_experiments.serving.service import _joined
 from tests.serving.running import Server, Slow, running, together, until
 
 EXACT = 1e-6
@@ -245,3 +246,27 @@ def test_strangers_are_answered_when_one_request_fails_or_has_no_finite_reward(
             assert asked[name].result().status == 500
             assert "a reward is not finite" in asked[name].result().body["error"]["message"]
     assert server.post("/score", {"response": "first"}).status == 200
+
+
+def test_models_of_different_precision_keep_theirs(
+    saved: tuple[OpenedModel, RewardModel], rewards: list[float]
+) -> None:
+    opened, model = saved
+    half = RewardModel.of(opened, opened.accelerator("cpu", "bf16"))
+    alone = half.score(PROMPT, ANSWERS)
+    assert alone != near(rewards)
+
+    assert model.score(PROMPT, ANSWERS) == near(rewards)
+    opened.accelerator("cpu", "fp32")
+    assert half.score(PROMPT, ANSWERS) == near(alone)
+    assert (model.precision, half.precision) == ("fp32", "bf16")
+    assert half._accelerator.mixed_precision == "bf16"
+    assert model.score(PROMPT, ANSWERS) == near(rewards)
+    assert model._accelerator.mixed_precision == "no"
+
+
+def test_the_answers_of_an_ensemble_bring_their_deviations() -> None:
+    singles = [Scores(rewards=[float(one)], heads=[[one - 1.0, one + 1.0]], sds=[one / 2]) for one in (1, 2, 3)]
+    joined = _joined(singles)
+    assert joined == Scores(rewards=[1, 2, 3], heads=[[0, 2], [1, 3], [2, 4]], sds=[0.5, 1, 1.5])
+    assert _joined([replace(one, sds=None) for one in singles]).sds is None
