@@ -88,7 +88,7 @@ def _load(config: ServeConfig, name: str, source: str) -> ServedModel:
         chat_template_kwargs=data.chat_template_kwargs or None,
     )  # fmt: skip
     model = RewardModel.of(
-        opened, opened.accelerator(config.train.device.value, config.train.precision.value),
+        opened, opened.computing(config.train.device.value, config.train.precision.value),
         layout=config.train.layout.value, micro_batch_tokens=config.eval.micro_batch_tokens,
     )  # fmt: skip
     # The first pass takes longer, and shows whether the model works at all.

@@ -156,4 +156,4 @@ def loaded(checkpoint: Path, **settings: Any) -> tuple[OpenedModel, RewardModel]
     from rm_experiments.scoring.model import open_model
 
     opened = open_model(checkpoint, **settings)
-    return opened, RewardModel.of(opened, opened.accelerator("cpu", "fp32"))
+    return opened, RewardModel.of(opened, opened.computing("cpu", "fp32"))

@@ -67,7 +67,8 @@ def batcher(*models: Counting, **settings: Any) -> Iterator[Batcher]:
 
 
 async def rewards(made: Batcher, rows: Sequence[EncodedAnswers], model: str = "m0") -> list[float]:
-    return [one.rewards[0] for one in await made.result(made.submit(model, rows))]
+    scores = await asyncio.wait_for(made.result(made.submit(model, rows)), PATIENCE)
+    return [one.rewards[0] for one in scores]
 
 
 async def begun(model: Counting) -> None:

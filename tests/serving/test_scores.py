@@ -252,17 +252,14 @@ def test_models_of_different_precision_keep_theirs(
     saved: tuple[OpenedModel, RewardModel], rewards: list[float]
 ) -> None:
     opened, model = saved
-    half = RewardModel.of(opened, opened.accelerator("cpu", "bf16"))
+    half = RewardModel.of(opened, opened.computing("cpu", "bf16"))
     alone = half.score(PROMPT, ANSWERS)
     assert alone != near(rewards)
 
     assert model.score(PROMPT, ANSWERS) == near(rewards)
-    opened.accelerator("cpu", "fp32")
     assert half.score(PROMPT, ANSWERS) == near(alone)
     assert (model.precision, half.precision) == ("fp32", "bf16")
-    assert half._accelerator.mixed_precision == "bf16"
     assert model.score(PROMPT, ANSWERS) == near(rewards)
-    assert model._accelerator.mixed_precision == "no"
 
 
 def test_the_answers_of_an_ensemble_bring_their_deviations() -> None:
