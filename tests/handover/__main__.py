@@ -7,7 +7,6 @@ python -m tests.handover --run RUN --policy DIR --steps 100    # a finished run,
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import subprocess
 import sys
@@ -16,13 +15,14 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from datasets import Dataset
 
 from rm_experiments.config.data_schema import SandboxConfig
 from rm_experiments.data.sandbox.tasks import gold_reward
 from rm_experiments.data.sandbox.world import iter_train
 from tests.handover.handed import run_rewards, turn, write_policy
+from tests.handover.training import trained
+
+SETTINGS = {"per_device_train_batch_size": 16, "num_generations": 4, "max_completion_length": 24, "learning_rate": 2e-3}
 
 
 def main() -> None:
@@ -51,32 +51,21 @@ def _train(run_dir: Path) -> Path:
 
 
 def _hand_over(kind: str, run: Path, policy: Path, steps: int, out: Path) -> None:
-    import trl
-
-    prompts = [{"prompt": [turn("user", str(one.prompt))]} for one in islice(iter_train(SandboxConfig()), 64)]
-    arguments = getattr(trl, f"{kind}Config")(
-        output_dir=str(out), max_steps=steps, per_device_train_batch_size=16, num_generations=4, learning_rate=1e-3,
-        max_completion_length=24, use_cpu=True, bf16=False, report_to="none", logging_steps=1, log_completions=True,
-        save_strategy="no", disable_tqdm=True, seed=0,
-    )  # fmt: skip
-    trainer = getattr(trl, f"{kind}Trainer")(
-        model=str(policy), reward_funcs=str(run / "final"), args=arguments, train_dataset=Dataset.from_list(prompts)
-    )
-    # It prints a table of completions at each step.
-    with open(out.with_suffix(".log"), "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        trainer.train()
-    table = pd.concat([pd.read_parquet(one) for one in sorted((out / "completions").glob("*.parquet"))])
-    asked, answers = ([[dict(turn) for turn in one] for one in table[name]] for name in ("prompt", "completion"))
-    rewards, expected = table["final"].to_numpy(), run_rewards(run, asked, answers, out / "expected")
-    means = table.groupby("step")["final"].mean()
-    few = max(1, steps // 5)
-    texts = [(one[-1]["content"], two[-1]["content"]) for one, two in zip(asked, answers, strict=True)]
-    gold = np.array([gold_reward(*one) for one in texts])
+    """Train the policy, then compare the rewards that it was given, row by row."""
+    prompts = [turn("user", str(one.prompt)) for one in islice(iter_train(SandboxConfig()), 64)]
+    scored = trained(kind, str(run / "final"), policy, out, [[one] for one in prompts], **SETTINGS, max_steps=steps)
+    expected = run_rewards(run, scored.prompts, scored.completions, out / "expected")
+    gold = np.array([
+        gold_reward(one[-1]["content"], two[-1]["content"])
+        for one, two in zip(scored.prompts, scored.completions, strict=True)
+    ])  # fmt: skip
+    few = SETTINGS["per_device_train_batch_size"] * max(1, steps // 5)
+    rewards = scored.rewards
     print(  # noqa: T201
-        f"{kind}: {trainer.state.global_step} steps, {len(rewards)} completions; largest difference from rm-eval "
-        f"{np.abs(rewards - expected).max():.2g} (rewards {rewards.mean():.3f} +- {rewards.std():.3f}); "
-        f"mean reward of the first {few} steps {means[:few].mean():.3f}, of the last {few} {means[-few:].mean():.3f}; "
-        f"gold {gold[: 16 * few].mean():.3f} and {gold[-16 * few :].mean():.3f}"
+        f"{kind}: {steps} steps, {len(rewards)} completions; largest difference from rm-eval "
+        f"{np.abs(rewards - expected).max():.2g}; reward at first {rewards[:few].mean():.3f}, at last "
+        f"{rewards[-few:].mean():.3f} (standard deviation {rewards.std():.3f}); gold reward {gold[:few].mean():.3f} "
+        f"and {gold[-few:].mean():.3f}"
     )
 
 

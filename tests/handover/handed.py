@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 import rm_experiments
 from rm_experiments.config.data_schema import DataConfig
@@ -70,6 +70,12 @@ def run_rewards(
     rewards = np.empty(len(pairs))
     rewards[records["id"].astype(int)] = records["reward_chosen"]
     return rewards
+
+
+def readable(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """`generation_kwargs` that keep a random policy from characters that no file of rows may have."""
+    texts = [(one, tokenizer.decode([one])) for one in range(3, len(tokenizer))]
+    return {"suppress_tokens": [one for one, text in texts if not text.isprintable()]}
 
 
 def write_policy(directory: Path) -> Path:

@@ -1,23 +1,26 @@
-"""LoRA's `final/` as a reward: with its own tokenizer named, or merged; and what happens to who names neither."""
+"""LoRA's `final/` as a reward: with its own tokenizer named, or merged."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM, pipeline
 
 import rm_experiments
 from rm_experiments.config.merge_schema import MergeConfig
 from rm_experiments.modeling.tokenizer import train_tokenizer
 from tests.handover.handed import CHATML, rows_of_messages, run_rewards
-from tests.handover.test_trl import trained
+from tests.handover.training import trained
 
 pytest.importorskip("peft")
+pytest.importorskip("trl")
 
 
 @pytest.fixture(scope="module")
@@ -48,35 +51,30 @@ def test_with_its_own_tokenizer_the_adapter_gives_the_rewards_of_the_run(
 ) -> None:
     """transformers loads adapter and head by itself where peft is installed; TRL must be told the tokenizer."""
     own = AutoTokenizer.from_pretrained(lora / "final")
-    scored = trained(
-        "GRPO", str(lora / "final"), policy, tmp_path / "out", PROMPTS, reward_processing_classes=[own, None]
-    )
+    scored = trained("GRPO", str(lora / "final"), policy, tmp_path / "out", PROMPTS, tokenizer=own)
     expected = run_rewards(lora, scored.prompts, scored.completions, tmp_path / "expected")
     assert expected.std() > 1e-2
     assert np.abs(scored.rewards - expected).max() < 1e-5
 
 
-def test_without_it_the_trainer_takes_the_template_of_the_base_model(lora: Path, policy: Path, tmp_path: Path) -> None:
-    scored = trained("GRPO", str(lora / "final"), policy, tmp_path / "out", PROMPTS)
-    expected = run_rewards(lora, scored.prompts, scored.completions, tmp_path / "expected")
-    assert np.abs(scored.rewards - expected).max() > 1e-2
+def pipeline_rewards(scorer: Any) -> NDArray[Any]:
+    rows = rows_of_messages()
+    texts = [scorer.tokenizer.apply_chat_template(one["prompt"] + one["chosen"], tokenize=False) for one in rows]
+    return np.array([one["score"] for one in scorer(texts, add_special_tokens=False)])
 
 
-def test_merged_it_needs_nothing(lora: Path, policy: Path, tmp_path: Path) -> None:
+def test_the_pipeline_takes_the_loaded_model_and_the_merged_directory(lora: Path, tmp_path: Path) -> None:
+    """Given the directory of an adapter, transformers 5.24 loads the base model as a language model instead."""
+    expected = run_rewards(lora, PROMPTS, [one["chosen"] for one in rows_of_messages()], tmp_path / "expected")
+    assert expected.std() > 1e-2
+    model = AutoModelForSequenceClassification.from_pretrained(lora / "final", num_labels=1)
+    # Who looks the tokenizer up by this finds another template, and other rewards.
+    assert AutoTokenizer.from_pretrained(model.config._name_or_path).chat_template == CHATML
+    own = AutoTokenizer.from_pretrained(lora / "final")
+    scorer = pipeline("text-classification", model=model, tokenizer=own, function_to_apply="none")
+    assert np.abs(pipeline_rewards(scorer) - expected).max() < 1e-5
     merged = str(tmp_path / "merged")
     rm_experiments.merge(MergeConfig(directories=[str(lora)], output=merged))
-    scored = trained("RLOO", merged, policy, tmp_path / "out", PROMPTS)
-    expected = run_rewards(lora, scored.prompts, scored.completions, tmp_path / "expected")
-    assert np.abs(scored.rewards - expected).max() < 1e-5
-
-
-def test_the_pipeline_takes_the_loaded_model(lora: Path, tmp_path: Path) -> None:
-    """Given the directory of an adapter, transformers 5.24 loads the base model as a language model instead."""
-    model = AutoModelForSequenceClassification.from_pretrained(lora / "final", num_labels=1)
-    tokenizer = AutoTokenizer.from_pretrained(lora / "final")
-    scorer = pipeline("text-classification", model=model, tokenizer=tokenizer, function_to_apply="none")
-    rows = rows_of_messages()
-    texts = [tokenizer.apply_chat_template(one["prompt"] + one["chosen"], tokenize=False) for one in rows]
-    found = [one["score"] for one in scorer(texts, add_special_tokens=False)]
-    expected = run_rewards(lora, PROMPTS, [one["chosen"] for one in rows], tmp_path / "expected")
-    assert np.abs(np.array(found) - expected).max() < 1e-5
+    scorer = pipeline("text-classification", model=merged, function_to_apply="none")
+    assert scorer.tokenizer.chat_template == own.chat_template
+    assert np.abs(pipeline_rewards(scorer) - expected).max() < 1e-5
