@@ -46,6 +46,10 @@ def is_said(text: str) -> bool:
 
 def _is_filled(source: str, shown: str) -> bool:
     fixed = source.split(_FILLED)
-    if max(map(len, fixed)) < _SHORTEST or not all(one.strip() in shown for one in fixed):
+    if (
+        sum(map(len, fixed)) < _SHORTEST
+        or max(map(len, fixed)) < _SHORTEST / 2
+        or not all(one.strip() in shown for one in fixed)
+    ):
         return False
     return re.search(".*?".join(map(re.escape, fixed)), shown) is not None

@@ -7,6 +7,7 @@ python -m tests.handover --run RUN --policy DIR --steps 100    # a finished run,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -53,7 +54,10 @@ def _train(run_dir: Path) -> Path:
 def _hand_over(kind: str, run: Path, policy: Path, steps: int, out: Path) -> None:
     """Train the policy, then compare the rewards that it was given, row by row."""
     prompts = [turn("user", str(one.prompt)) for one in islice(iter_train(SandboxConfig()), 64)]
-    scored = trained(kind, str(run / "final"), policy, out, [[one] for one in prompts], **SETTINGS, max_steps=steps)
+    out.mkdir(parents=True)
+    # Trainers print a line at each step.
+    with open(out / "train.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        scored = trained(kind, str(run / "final"), policy, out, [[one] for one in prompts], **SETTINGS, max_steps=steps)
     expected = run_rewards(run, scored.prompts, scored.completions, out / "expected")
     gold = np.array([
         gold_reward(one[-1]["content"], two[-1]["content"])
