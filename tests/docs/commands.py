@@ -48,6 +48,10 @@ MENTIONED = {"accelerate launch --cpu", "accelerate launch --cpu --num_processes
 """Not to be typed: the page says what is wrong with them."""
 
 
+CHECKING = {"cli", "config", "data", "errors", "launch"}
+"""Rooms whose modules a command may import while it checks."""
+
+
 class Reached(BaseException):
     """The command has been checked, and its work would begin now."""
 
@@ -61,7 +65,8 @@ def no_work() -> Iterator[None]:
     real = builtins.__import__
 
     def importing(name: str, *rest: Any, **more: Any) -> Any:
-        if name.startswith(("rm_experiments.reporting", "rm_experiments.runner")) or name == "torch":
+        package, _, room = name.partition(".")
+        if name == "torch" or (package == "rm_experiments" and room and room.split(".")[0] not in CHECKING):
             raise Reached
         return real(name, *rest, **more)
 
@@ -72,14 +77,20 @@ def no_work() -> Iterator[None]:
         builtins.__import__ = real
 
 
-def main_of(program: str) -> Callable[[], None]:
-    """The `main` of one of our commands, its module imported: what its checks need is there before its work begins."""
+@functools.cache
+def module_of(program: str) -> str:
+    """The module in `rm_experiments.cli` of one of our commands."""
     entry = importlib.import_module("rm_experiments.cli.entry")
     entered: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entry, "_enter", lambda _, module: entered.append(module))
         getattr(entry, OURS[program])()
-    main: Callable[[], None] = importlib.import_module(f"rm_experiments.cli.{entered[0]}").main
+    return entered[0]
+
+
+def main_of(program: str) -> Callable[[], None]:
+    """The `main` of one of our commands, its module imported: what its checks need is there before its work begins."""
+    main: Callable[[], None] = importlib.import_module(f"rm_experiments.cli.{module_of(program)}").main
     return main
 
 
@@ -202,17 +213,18 @@ def _wrong_script(words: list[str]) -> str | None:
 
 
 def launched(command: Command) -> tuple[str, ...] | None:
-    """`rm-train ARGUMENTS` of `torchrun FLAGS -m rm_experiments ARGUMENTS`, its flags read by torch's own parser."""
-    if command.words[0] not in ("torchrun", "accelerate") or "rm_experiments" not in command.words:
+    """Our program and its arguments in `torchrun FLAGS -m rm_experiments...`, the flags read by torch's own parser."""
+    starter, *rest = command.words
+    if starter not in ("torchrun", "accelerate") or not any(one.startswith("rm_experiments") for one in rest):
         return None
-    if command.words[0] == "torchrun":
+    if starter == "torchrun":
         from torch.distributed.run import get_args_parser as flags
 
-        parsed = flags().parse_args(list(command.words[1:]))
-        assert parsed.module
-        return ("rm-train", *parsed.training_script_args)
-    from accelerate.commands.launch import launch_command_parser
+        parsed = flags().parse_args(rest)
+    else:
+        from accelerate.commands.launch import launch_command_parser
 
-    parsed = launch_command_parser().parse_args(list(command.words[2:]))
+        parsed = launch_command_parser().parse_args(rest[1:])
     assert parsed.module
-    return ("rm-train", *parsed.training_script_args)
+    modules = {"rm_experiments": "rm-train", **{f"rm_experiments.cli.{module_of(one)}": one for one in OURS}}
+    return (modules[parsed.training_script], *parsed.training_script_args)

@@ -67,6 +67,7 @@ OTHERS = {
     "task_type", "modules_to_save", "reward_funcs", "mask_truncated_completions", "add_special_tokens",
     "function_to_apply", "value_model", "reward.reward_model.enable", "reward.reward_model.model_path", "weights_only",
     "scale_wrt_gas", "whole_step",
+    "reward_processing_classes", "key",
 }  # fmt: skip
 """Arguments of functions and programs of others, and of our functions."""
 NAMED = ("data.eval_sets", "data.mixture", "data.audit_limits", "data.chat_template_kwargs")
