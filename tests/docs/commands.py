@@ -39,7 +39,7 @@ ELSEWHERE = {
     "wandb login": "an account", "wandb leet": "a terminal", "wandb sync": "an account", "wandb sweep": "a server",
     "wandb agent": "a server", "hf auth login": "an account", "vllm serve": "vLLM",
     "text-embeddings-router": "its image",
-    "curl http://127.0.0.1": "a server", "python -m sglang.launch_server": "SGLang", "trl grpo": "time",
+    "curl ": "a server", "python -m sglang.launch_server": "SGLang", "trl grpo": "time",
 }  # fmt: skip
 """Programs of others, by their first words, and what they need that a test has not got."""
 TESTED = {"rm-train --help": "tests/cli/test_command_line.py"}
