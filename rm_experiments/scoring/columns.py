@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -73,4 +74,5 @@ class NewColumns:
 
 def ranks_of(rewards: list[float]) -> list[int]:
     """The place of each among the others, 1 for the highest; equal rewards have equal places."""
-    return [1 + sum(other > one for other in rewards) for one in rewards]
+    ascending = sorted(rewards)
+    return [1 + len(ascending) - bisect_right(ascending, one) for one in rewards]

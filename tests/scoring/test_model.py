@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 import rm_experiments
@@ -170,6 +172,18 @@ def test_turns_are_read_as_in_files(wide: RewardModel) -> None:
             wide.score("a", wrong)  # type: ignore[call-overload]
     with pytest.raises(DataError, match="row 0: its dialogue ends with a turn of the role user"):
         wide.score_messages([{"role": "user", "content": "a"}])
+
+
+def test_models_of_different_precision_share_a_process(trained_run: Path, model: RewardModel) -> None:
+    # A trainer's own state, as in a script that loads a model for its rewards.
+    Accelerator(cpu=True, mixed_precision="no")
+    before = model.score("Say hi.", "Hi!")
+    half = RewardModel.load(trained_run, device="cpu", precision="bf16")
+    rounded = half.score("Say hi.", "Hi!")
+    assert (model.precision, half.precision) == ("fp32", "bf16")
+    assert model.score("Say hi.", "Hi!") == before
+    assert 1e-7 < abs(rounded - before) < 0.05
+    assert AcceleratorState().mixed_precision == "no"
 
 
 def test_a_reward_that_is_no_number_is_refused(trained_run: Path, tmp_path: Path) -> None:
