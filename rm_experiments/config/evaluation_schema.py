@@ -8,39 +8,10 @@ from typing import Any
 
 from rm_experiments.config.data_schema import DataConfig
 from rm_experiments.config.data_validation import check_evaluation_data, data_numbers
-from rm_experiments.config.rules import WHOLE, budget, check_source, refuse
-from rm_experiments.config.schema import Device, Layout, LogModel, Precision, TrackingBackend, TrackingConfig
+from rm_experiments.config.rules import check_source, refuse
+from rm_experiments.config.saved_model_schema import ComputeConfig, EvaluatedModelConfig, PassConfig, check_computing
+from rm_experiments.config.schema import LogModel, TrackingBackend, TrackingConfig
 from rm_experiments.errors import ConfigError
-
-
-@dataclass(kw_only=True)
-class EvaluatedModelConfig:
-    """How the checkpoint is loaded."""
-
-    revision: str | None = None
-    """Branch, tag or commit of a checkpoint on the Hub; null: the default branch."""
-    trust_remote_code: bool = False
-    """Whether code from the model's repository may run on this machine."""
-
-
-@dataclass(kw_only=True)
-class ComputeConfig:
-    """How rewards are computed; the keys of a run's `train`."""
-
-    device: Device = Device.auto
-    """`auto`: CUDA, else MPS, else CPU."""
-    precision: Precision = Precision.auto
-    """Of the backbone's arithmetic; `auto`: what the model was trained with, where that is known and possible."""
-    layout: Layout = Layout.auto
-    """How sequences become a forward pass; does not change the result."""
-
-
-@dataclass(kw_only=True)
-class PassConfig:
-    """How big the batches are; the key of a run's `eval`."""
-
-    micro_batch_tokens: int | str = "auto"
-    """Token budget of one forward pass; does not change the result."""
 
 
 @dataclass(kw_only=True)
@@ -106,10 +77,7 @@ def check_evaluation(config: EvaluationConfig) -> EvaluationConfig:
         raise refuse("name", config.name, "1 to 80 letters, digits, '.', '_' or '-' are allowed", "name=my_evaluation")
     if config.seed is not None and not 0 <= config.seed < 2**32:
         raise refuse("seed", config.seed, "must be a whole number from 0 to 4294967295")
-    if not budget(config.eval.micro_batch_tokens):
-        raise refuse("eval.micro_batch_tokens", config.eval.micro_batch_tokens, f"must be {WHOLE}, or auto")
-    if config.train.precision is Precision.fp16 and config.train.device is Device.cpu:
-        raise refuse("train.precision", "fp16", "is not possible with train.device=cpu", "train.precision=bf16")
+    check_computing(config.train, config.eval)
     if config.tracking.log_model is not LogModel.none:
         raise refuse("tracking.log_model", config.tracking.log_model, "no effect in rm-eval; leave it out")
     for one in config.breakdown:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
-from rm_experiments.config.data_schema import Overlength, TextAs
-from rm_experiments.config.data_validation import is_template_variable
-from rm_experiments.config.evaluation_schema import ComputeConfig, EvaluatedModelConfig, PassConfig
-from rm_experiments.config.rules import WHOLE, budget, refuse
-from rm_experiments.config.schema import Device, Precision
+from rm_experiments.config.rules import refuse
+from rm_experiments.config.saved_model_schema import (
+    ComputeConfig,
+    EvaluatedModelConfig,
+    PassConfig,
+    ReadingConfig,
+    check_computing,
+    check_reading,
+)
 from rm_experiments.errors import ConfigError
 
 
@@ -59,19 +62,9 @@ class ScoreColumnsConfig:
 
 
 @dataclass(kw_only=True)
-class ScoreDataConfig:
-    """How rows become tokens. Null: as the model was trained."""
+class ScoreDataConfig(ReadingConfig):
+    """How rows become tokens, and which columns hold what."""
 
-    text_as: TextAs | None = None
-    """`chat`: a text prompt is a user turn, a text answer an assistant turn; `raw`: they are concatenated."""
-    max_length: int | None = None
-    """Tokens of prompt and answer together."""
-    overlength: Overlength | None = None
-    """What happens past it: `truncate_prompt`, `truncate_response`; with `drop` and `error` it is a bad row."""
-    chat_template: str | None = None
-    """A name in `conf/chat_templates/` or a file; null: the one that is saved with the model."""
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Variables of the template for all rows."""
     columns: ScoreColumnsConfig = field(default_factory=ScoreColumnsConfig)
 
 
@@ -135,24 +128,6 @@ def check_score(config: ScoreConfig) -> ScoreConfig:
         raise refuse("bad_rows", "aside", "needs a file to lie beside, not standard output", "output=scored.jsonl")
     if config.suffix and not config.suffix.replace("_", "").replace("-", "").isalnum():
         raise refuse("suffix", config.suffix, "must be letters or digits, with '_' and '-'", "suffix=_b")
-    check_scored_data(config.data)
-    if not budget(config.eval.micro_batch_tokens):
-        raise refuse("eval.micro_batch_tokens", config.eval.micro_batch_tokens, f"must be {WHOLE}, or auto")
-    if config.train.precision is Precision.fp16 and config.train.device is Device.cpu:
-        raise refuse("train.precision", "fp16", "is not possible with train.device=cpu", "train.precision=bf16")
+    check_reading(config.data)
+    check_computing(config.train, config.eval)
     return config
-
-
-def check_scored_data(data: ScoreDataConfig) -> None:
-    """The rules of how rows become tokens.
-
-    Raises:
-        ConfigError: as `check_score`.
-    """
-    if data.max_length is not None and data.max_length < 4:
-        raise refuse("data.max_length", data.max_length, "must be a whole number of at least 4, or null")
-    if data.chat_template == "":
-        raise refuse("data.chat_template", "", "must not be empty", "data.chat_template=null")
-    for name in data.chat_template_kwargs:
-        if not is_template_variable(name):
-            raise refuse("data.chat_template_kwargs", name, "is no name for a variable of a chat template")

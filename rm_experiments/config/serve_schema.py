@@ -9,33 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rm_experiments.config.data_schema import Overlength, TextAs
-from rm_experiments.config.data_validation import is_template_variable
-from rm_experiments.config.evaluation_schema import ComputeConfig, EvaluatedModelConfig, PassConfig
-from rm_experiments.config.rules import WHOLE, budget, refuse
-from rm_experiments.config.schema import Device, Precision
+from rm_experiments.config.rules import WHOLE, refuse
+from rm_experiments.config.saved_model_schema import (
+    ComputeConfig,
+    EvaluatedModelConfig,
+    PassConfig,
+    ReadingConfig,
+    check_computing,
+    check_reading,
+)
 from rm_experiments.errors import ConfigError
 
 TOKEN_VARIABLE = "RM_SERVE_TOKEN"
 """Environment variable of the bearer token; it is no setting, so that it stands in no command line and no file."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+-]{0,127}")
 _LEAST_TOKEN = 8
-
-
-@dataclass(kw_only=True)
-class ServedDataConfig:
-    """How requests become tokens. Null: as the model was trained."""
-
-    text_as: TextAs | None = None
-    """`chat`: a text prompt is a user turn, a text answer an assistant turn; `raw`: they are concatenated."""
-    max_length: int | None = None
-    """Tokens of prompt and answer together."""
-    overlength: Overlength | None = None
-    """What happens past it: `truncate_prompt`, `truncate_response`; with `drop` and `error` the request is refused."""
-    chat_template: str | None = None
-    """A name in `conf/chat_templates/` or a file; null: the one that is saved with the model."""
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Variables of the template for all requests."""
 
 
 @dataclass(kw_only=True)
@@ -87,7 +75,7 @@ class ServeConfig:
     access_log: bool = False
     """Whether every request is a line on standard error."""
     model: EvaluatedModelConfig = field(default_factory=EvaluatedModelConfig)
-    data: ServedDataConfig = field(default_factory=ServedDataConfig)
+    data: ReadingConfig = field(default_factory=ReadingConfig)
     train: ComputeConfig = field(default_factory=ComputeConfig)
     eval: PassConfig = field(default_factory=PassConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -105,11 +93,8 @@ def check_serve(config: ServeConfig) -> ServeConfig:
         raise refuse("host", config.host, "an address is needed", "host=127.0.0.1")
     if not 0 <= config.port <= 65535:
         raise refuse("port", config.port, "must be a whole number from 1 to 65535, or 0 for any free one")
-    _check_data(config.data)
-    if not budget(config.eval.micro_batch_tokens):
-        raise refuse("eval.micro_batch_tokens", config.eval.micro_batch_tokens, f"must be {WHOLE}, or auto")
-    if config.train.precision is Precision.fp16 and config.train.device is Device.cpu:
-        raise refuse("train.precision", "fp16", "is not possible with train.device=cpu", "train.precision=bf16")
+    check_reading(config.data)
+    check_computing(config.train, config.eval)
     for key, value, allowed, what in _numbers(config):
         if value is not None and not allowed(value):
             raise refuse(key, value, f"must be {what}")
@@ -182,16 +167,6 @@ def _name_of(source: str) -> str:
         parts.pop()
     name = re.sub(r"[^A-Za-z0-9._@+-]", "-", parts[-1]) if parts else ""
     return name.lstrip("._@+-")[:128] or "model"
-
-
-def _check_data(data: ServedDataConfig) -> None:
-    if data.max_length is not None and data.max_length < 4:
-        raise refuse("data.max_length", data.max_length, "must be a whole number of at least 4, or null")
-    if data.chat_template == "":
-        raise refuse("data.chat_template", "", "must not be empty", "data.chat_template=null")
-    for name in data.chat_template_kwargs:
-        if not is_template_variable(name):
-            raise refuse("data.chat_template_kwargs", name, "is no name for a variable of a chat template")
 
 
 def _numbers(config: ServeConfig) -> list[tuple[str, Any, Callable[[Any], bool], str]]:

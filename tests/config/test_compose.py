@@ -25,6 +25,7 @@ from rm_experiments.config import (
     merge_schema,
     optimizer_schema,
     push_schema,
+    saved_model_schema,
     schema,
     score_schema,
     serve_schema,
@@ -76,7 +77,7 @@ NEEDED = {
 
 SCHEMAS = (
     schema, data_schema, loss_schema, optimizer_schema, adapter_schema, merge_schema, hub_schema, push_schema,
-    score_schema, evaluation_schema, serve_schema,
+    score_schema, evaluation_schema, serve_schema, saved_model_schema,
 )  # fmt: skip
 
 
