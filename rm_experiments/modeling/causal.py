@@ -58,15 +58,15 @@ def add_language_head(
         CheckpointError: when the checkpoint has no such head.
     """
     reward_model = built.reward_model
-    model = _shape(AutoModelForCausalLM, config, model_config)
-    head = model.get_output_embeddings()
-    tied = head is not None and head.weight is model.get_input_embeddings().weight
     if config.scratch is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + _SEED_OFFSET)
             model = AutoModelForCausalLM.from_config(model_config, dtype=reward_model.model.dtype)
-    elif not tied or len(list(_above(model))) > 1:
+    else:
         model = _loaded(config, model_config, reward_model.model.dtype)
+    # As the checkpoint has it: a config may say that they are one where two were saved.
+    head = model.get_output_embeddings()
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
     if tied:
         model.get_output_embeddings().weight = reward_model.model.get_input_embeddings().weight
     language_head = LanguageHead(model)
@@ -101,11 +101,11 @@ def _above(model: PreTrainedModel) -> list[str]:
 def _without_layers(config: ModelConfig, model_config: PretrainedConfig) -> PretrainedConfig:
     """The same architecture with no layer, whose weights need not be read; as it is where it cannot be without any."""
     short = copy.deepcopy(model_config)
-    text_config = short.get_text_config()
-    if getattr(text_config, "layer_types", None):
-        text_config.layer_types = []
-    text_config.num_hidden_layers = 0
     try:
+        text_config = short.get_text_config()
+        if getattr(text_config, "layer_types", None):
+            text_config.layer_types = []
+        text_config.num_hidden_layers = 0
         same = _above(_shape(AutoModelForCausalLM, config, short)) == _above(
             _shape(AutoModelForCausalLM, config, model_config)
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -107,7 +108,8 @@ class RewardModel(nn.Module):
         else:
             first = torch.arange(len(batch.lengths), device=hidden.device) * batch.ids.shape[1]
             read = first + batch.lengths - 1
-        of_tokens = self.language_head(hidden.index_select(0, answers.rows), answers.targets)
+        # Rows may occur several times; the gradient of an embedding adds them up in one order on every device.
+        of_tokens = self.language_head(embedding(answers.rows, hidden), answers.targets)
         return self.head(hidden.index_select(0, read)), answers.summed(of_tokens)
 
     def _inputs(self, batch: PaddedBatch | FlatBatch) -> dict[str, Any]:

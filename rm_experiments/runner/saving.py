@@ -97,12 +97,17 @@ def checkpoint_size(model: torch.nn.Module, saved: torch.dtype, has_adapter: boo
     Args:
         state_bytes: of the optimizer's state of a trained weight.
     """
-    parameters = list(model.parameters())
+    named = dict(model.named_parameters())
+    # Not part of a saved model; a trained one lies in state/ as it is.
+    language = [one for name, one in named.items() if name.startswith("language_head.") and one.requires_grad]
+    parameters = [one for name, one in named.items() if not name.startswith("language_head.")]
     trained = [one for one in parameters if one.requires_grad]
     weights = sum(one.numel() for one in (trained if has_adapter else parameters)) * saved.itemsize
     wider = has_adapter or any(one.dtype != saved for one in trained)
     masters = sum(one.numel() * one.itemsize for one in trained) if wider else 0
-    return weights + masters + state_bytes * sum(one.numel() for one in trained) + _BESIDE
+    heads = sum(one.numel() * one.itemsize for one in language)
+    moments = state_bytes * sum(one.numel() for one in (*trained, *language))
+    return weights + masters + heads + moments + _BESIDE
 
 
 def check_space(run_dir: Path, size: int, config: CheckpointConfig, saves_once: bool) -> None:

@@ -42,7 +42,9 @@ def training_budget(
     if isinstance(batcher, FeatureBatcher):
         return _SEQUENCES
     if computing.device.type == "cuda":
-        return _measured(computing, reward_model, batcher, longest)
+        # What a language-model head takes is not measured.
+        share = 1 if reward_model.language_head is None else 2
+        return max(_MULTIPLE, _measured(computing, reward_model, batcher, longest) // share)
     if computing.device.type == "cpu":
         width = reward_model.model.config.get_text_config().hidden_size
         return int(np.clip(_CPU_NUMBERS // width // _MULTIPLE * _MULTIPLE, 1024, 4096))

@@ -131,7 +131,8 @@ class Passes:
     def non_finite_pairs(self, work: StepWork) -> np.ndarray:
         """This process's pairs of a step whose loss is not finite by the weights as they are.
 
-        Of a loss of the whole step, those whose rewards are not finite, if there are any. Called on every process.
+        Of a loss of the whole step, those whose rewards or language-model term are not finite, if there are any. Called
+        on every process.
         """
         found = [np.empty(0, dtype=np.int64)]
         whole = self._look_ahead(work, ask=False) if self._kind.whole_step else None
@@ -139,6 +140,11 @@ class Passes:
         for number, (made, known) in enumerate(work.batches):
             if finite is not None:
                 good = finite[torch.from_numpy(work.places(number)).to(finite.device)]
+                if made.answers is not None and work.counts(number):
+                    labels = known.to(self._accelerator.device)
+                    with torch.no_grad():
+                        *_, lm = self._outputs(self._reward_model, made.to(self._accelerator.device), labels)
+                    good = good if lm is None else good & torch.isfinite(lm).to(good.device)
             elif work.counts(number) or self._sharded:
                 labels = known.to(self._accelerator.device)
                 with torch.no_grad():

@@ -115,12 +115,18 @@ def load_state(directory: Path, trainer: Trainer) -> list[str]:
     try:
         torch.set_rng_state(processes[f"{rank}/torch"])
         device = trainer.accelerator.device
-        trainer.window.sums = processes[f"{rank}/window_sums"].to(device)
-        trainer.window.extrema = processes[f"{rank}/window_extrema"].to(device)
+        sums = processes[f"{rank}/window_sums"]
+        # A language-model term that was switched on or off since has one sum more or less.
+        same = sums.shape == trainer.window.sums.shape
+        if same:
+            trainer.window.sums = sums.to(device)
+            trainer.window.extrema = processes[f"{rank}/window_extrema"].to(device)
         if f"{rank}/cuda" in processes and device.type == "cuda":
             torch.cuda.set_rng_state(processes[f"{rank}/cuda"])
     except KeyError as error:
         raise CheckpointError(f"{directory}: the state of process {rank} is missing ({error})") from error
+    if not same:
+        return ["the loss has other terms than before, and the current window of training metrics starts anew"]
     before = values.get("strategy", trainer.strategy)
     if before != trainer.strategy and world_size > 1:
         return [f"saved with launch.strategy={before}, continued with {trainer.strategy}: bits may differ"]

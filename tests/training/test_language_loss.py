@@ -21,8 +21,11 @@ from rm_experiments.config.loss_validation import LM_FORMS
 from rm_experiments.config.optimizer_schema import OptimizerConfig
 from rm_experiments.config.schema import Layout, RunConfig
 from rm_experiments.config.validation import check
+from rm_experiments.data.tokens import TRUNCATED_REJECTED
 from rm_experiments.errors import NonFiniteError
 from rm_experiments.modeling import language_head
+from rm_experiments.modeling.layouts.answers import answer_tokens
+from rm_experiments.modeling.layouts.batch import padded_batch
 from rm_experiments.runner.prepare import Prepared, prepare
 from rm_experiments.training.labels import labelled
 from rm_experiments.training.language_loss import LANGUAGE_FORMS, language_losses
@@ -228,10 +231,11 @@ def test_the_term_is_logged_beside_the_loss(trainer_of: Callable[..., Trainer]) 
     assert without.window.read().keys() == found["sft"].keys() - {"train_lm_loss"}
 
 
+@pytest.mark.parametrize("name", ["bradley_terry", "plackett_luce"])
 def test_answers_that_a_broken_head_cannot_write_stop_the_step(
-    trainer_of: Callable[..., Trainer], prepared: Prepared
+    trainer_of: Callable[..., Trainer], prepared: Prepared, name: str
 ) -> None:
-    trainer = trainer_of()
+    trainer = trainer_of(name=name, tokens=200)
     assert trainer.reward_model.language_head is not None
     with torch.no_grad():
         trainer.reward_model.language_head.model.lm_head.weight[5] = float("nan")
@@ -251,3 +255,29 @@ def test_state_brings_a_trained_head_back(trainer_of: Callable[..., Trainer], tm
     assert torch.equal(weights(other)[head], weights(trainer)[head])
     assert not torch.equal(tensors["language_head"]["model.lm_head.weight"], weights(trainer_of())[head])
     assert "language_head" not in collect_state(trainer_of(tied=True))
+
+
+def test_the_term_may_be_switched_on_and_off_between_stop_and_going_on(
+    trainer_of: Callable[..., Trainer], tmp_path: Any
+) -> None:
+    for number, (first, second) in enumerate(((0.0, 0.3), (0.3, 0.0))):
+        trainer, other = (trainer_of(tied=True, lm_coefficient=one) for one in (first, second))
+        assert trainer.step()
+        write_state(tmp_path / str(number), collect_state(trainer), collect_values(trainer, {}))
+        (line,) = load_state(tmp_path / str(number), other)
+        assert line == "the loss has other terms than before, and the current window of training metrics starts anew"
+        assert other.step()
+        assert ("train_lm_loss" in other.window.read()) is (second > 0)
+
+
+def test_the_end_of_an_answer_that_was_cut_is_not_learned(prepared: Prepared) -> None:
+    pairs = copy.copy(prepared.train)
+    pairs.outcome = pairs.outcome.copy()
+    pairs.outcome[0] = TRUNCATED_REJECTED
+    sequences = np.arange(2)
+    batch = padded_batch([pairs.raw_sequence(one) for one in sequences], 0)
+    found = answer_tokens(pairs, sequences, torch.arange(2), batch)
+    chosen, rejected = (pairs.sequence(one)[pairs.num_prompt_tokens[0] :].tolist() for one in sequences)
+    assert found.targets.tolist() == [*chosen, *rejected[:-1]]
+    assert found.lengths.tolist() == [len(chosen), len(rejected) - 1]
+    assert len(found.rows) == len(found.targets)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rm_experiments.data.tokens import TokenizedPairs
+from rm_experiments.data.tokens import TRUNCATED_CHOSEN, TRUNCATED_REJECTED, TokenizedPairs
 from rm_experiments.modeling.layouts.batch import Batch, FlatBatch, PaddedBatch, moved
 
 Ids = NDArray[np.int64]
@@ -44,7 +44,7 @@ class AnswerTokens:
 
 
 def answer_tokens(pairs: TokenizedPairs, sequences: Ids, places: Tensor, batch: Batch) -> AnswerTokens:
-    """The tokens after the prompt, the last one included, of some sequences.
+    """The tokens after the prompt, the last one included unless the answer was cut, of some sequences.
 
     Args:
         sequences: [n] numbers of them.
@@ -54,10 +54,12 @@ def answer_tokens(pairs: TokenizedPairs, sequences: Ids, places: Tensor, batch: 
     targets: list[Ids] = []
     for number, place in zip(sequences.tolist(), places.tolist(), strict=True):
         ids = pairs.raw_sequence(number).astype(np.int64)
+        # The end token of an answer that was cut says nothing about where it ends.
+        stop = len(ids) - bool(pairs.outcome[number >> 1] & (TRUNCATED_CHOSEN, TRUNCATED_REJECTED)[number & 1])
         # Nothing predicts a sequence's first token.
         first = max(1, int(pairs.num_prompt_tokens[number >> 1]))
-        rows.append(_rows(batch, place, len(ids))[first - 1 : len(ids) - 1])
-        targets.append(ids[first:])
+        rows.append(_rows(batch, place, len(ids))[first - 1 : stop - 1])
+        targets.append(ids[first:stop])
     lengths = np.array([len(one) for one in targets], dtype=np.int64)
     longest = max(1, int(lengths.max()))
     within = [number * longest + np.arange(length) for number, length in enumerate(lengths.tolist())]
