@@ -17,7 +17,7 @@ from tests.faults.workbench import Trial, Workbench, workbench
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfd, /proc and strace")
 QUICK = {
-    "kill": [0, 3], "damage": [9], "stop": [2, 5], "disk": [3], "twice": [1], "finished": [0], "order": [0],
+    "kill": [3], "damage": [9], "stop": [2], "disk": [3], "order": [0],
 }  # fmt: skip
 """Trials that need no launcher and no second import."""
 
@@ -30,7 +30,7 @@ def test_runs_survive_faults(tmp_path: Path) -> None:
         outcomes.append(run_trial(bench, without_strace, 0))
 
     assert "\n".join(f"{one.fault} {one.number}: {one.problem}" for one in outcomes if one.status == "lost") == ""
-    assert sum(one.status == "survived" for one in outcomes) >= 6
+    assert sum(one.status == "survived" for one in outcomes) >= 5
 
 
 def survive(trial: Trial) -> str:

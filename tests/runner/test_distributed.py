@@ -71,7 +71,11 @@ class Several:
         return self.cwd / "run"
 
 
-@pytest.fixture(scope="module", params=COMMANDS.values(), ids=COMMANDS)
+# The second starts the same processes by another program.
+_PARAMS = [COMMANDS["torchrun"], pytest.param(COMMANDS["launch=accelerate"], marks=pytest.mark.long)]
+
+
+@pytest.fixture(scope="module", params=_PARAMS, ids=COMMANDS)
 def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Several:
     """The run on two processes."""
     cwd = tmp_path_factory.mktemp("several")
