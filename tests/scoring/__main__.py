@@ -86,7 +86,7 @@ def disturbed(model: str, directory: Path, name: str, took: float, dice: random.
     for count in range(100):
         child = subprocess.Popen(command(model, directory, name), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
-            _, errors = child.communicate(timeout=dice.uniform(0.15, 0.7) * took)
+            _, errors = child.communicate(timeout=dice.uniform(0.3, 1.0) * took)
         except subprocess.TimeoutExpired:
             child.send_signal(dice.choice(SIGNALS))
             _, errors = child.communicate()
