@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from rm_experiments.data.answers import EncodedAnswers
 from rm_experiments.launch.signals import Stopped
 from rm_experiments.scoring.model import Scores
+from rm_experiments.serving.jobs import Batch, Job, fill, make_job
 
 _log = logging.getLogger(__name__)
 _SMOOTHING = 0.3
@@ -47,26 +48,6 @@ class ComputeFailed(Exception):
     """The model could not compute what one request brought; others are not concerned."""
 
 
-@dataclass(eq=False)
-class Job:
-    """The answers of one request, each by itself: those of one prompt share it where they meet in a batch."""
-
-    model: str
-    pieces: list[EncodedAnswers]
-    costs: list[int]
-    """Tokens to compute of each; the prompt counts with the first answer to it."""
-    done: asyncio.Future[list[Scores]]
-    arrived: float
-    scores: list[Scores | None]
-    waiting: int = 0
-    """Number of the first answer that is in no batch yet."""
-    dropped: bool = False
-
-    @property
-    def tokens_left(self) -> int:
-        return sum(cost for cost, scores in zip(self.costs, self.scores, strict=True) if scores is None)
-
-
 @dataclass(frozen=True)
 class BatchFacts:
     """One batch, for the metrics."""
@@ -75,6 +56,7 @@ class BatchFacts:
     requests: int
     answers: int
     tokens: int
+    """That were computed: equal prompts once."""
     seconds: float
 
 
@@ -87,6 +69,15 @@ class _Lane:
     tokens_per_second: float | None = None
     last_requests: int = 1
     """Requests in its last batch."""
+    served: float = 0.0
+    """When its last batch ended."""
+    failures: int = 0
+    """Requests that failed by themselves, one after the other."""
+
+    @property
+    def waits_since(self) -> float:
+        """When its turn was over, or the oldest request came."""
+        return max(self.jobs[0].arrived, self.served)
 
 
 class Batcher:
@@ -94,7 +85,8 @@ class Batcher:
 
     A batch begins as soon as the model is free, but for at most `wait` seconds while more is on its way: requests that
     were read and are being tokenized, or as many as there were in the batch before. It takes an answer of each request
-    in turn until it would last longer than `target` seconds, so that a large request does not hold up small ones.
+    in turn until it would last longer than `target` seconds, so that a large request does not hold up small ones;
+    further answers to its prompts, which it computes once, may come on top. Models that have work take turns.
     """
 
     def __init__(
@@ -123,6 +115,16 @@ class Batcher:
         with self._changed:
             return len(self._jobs), self._tokens
 
+    @property
+    def taken(self) -> int:
+        """Requests that are being tokenized, wait or are being computed."""
+        with self._changed:
+            return len(self._jobs) + self._coming
+
+    def failures(self, model: str) -> int:
+        """How many requests to it failed by themselves, one after the other and up to the last one."""
+        return self._lanes[model].failures
+
     @contextmanager
     def coming(self) -> Iterator[None]:
         """While inside, a request is on its way: an idle model gives it a moment."""
@@ -149,10 +151,10 @@ class Batcher:
     def check_room(self) -> None:
         """
         Raises:
-            QueueFull: when there is no room for one more request, whatever its size.
+            QueueFull: when there is no room for one more request, whatever its size. Those that come are counted.
         """
         with self._changed:
-            self._check(0)
+            self._check(0, self._coming)
 
     def submit(self, model: str, rows: Sequence[EncodedAnswers]) -> Job:
         """Put the rows of one request into the queue; in the loop that awaits `result`.
@@ -160,17 +162,15 @@ class Batcher:
         Raises:
             QueueFull: when too much waits already.
         """
-        pieces, costs = _pieces(rows)
-        done: asyncio.Future[list[Scores]] = asyncio.get_running_loop().create_future()
-        job = Job(model, pieces, costs, done, time.monotonic(), [None] * len(pieces))
-        if not pieces:
-            done.set_result([])
+        job = make_job(model, rows, asyncio.get_running_loop().create_future(), time.monotonic())
+        if not job.pieces:
+            job.done.set_result([])
             return job
         with self._changed:
             assert not self._closed
-            self._check(sum(costs))
+            self._check(sum(job.costs), 0)
             self._jobs.add(job)
-            self._tokens += sum(costs)
+            self._tokens += sum(job.costs)
             self._lanes[model].jobs.append(job)
             self._changed.notify()
         return job
@@ -182,8 +182,8 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
 
-    def _check(self, tokens: int) -> None:
-        if self._tokens + tokens > self._queue_tokens or len(self._jobs) >= self._queue_requests:
+    def _check(self, tokens: int, coming: int) -> None:
+        if self._tokens + tokens > self._queue_tokens or len(self._jobs) + coming >= self._queue_requests:
             speeds = [lane.tokens_per_second for lane in self._lanes.values() if lane.tokens_per_second]
             seconds = self._tokens / min(speeds) if speeds else 1.0
             raise QueueFull(max(1, min(_LONGEST_RETRY, math.ceil(seconds))))
@@ -199,15 +199,20 @@ class Batcher:
                     self._lanes[job.model].jobs.remove(job)
 
     def _work(self) -> None:
-        while (taken := self._next()) is not None:
-            lane, batch = taken
-            begun = time.monotonic()
-            found = self._compute(lane, batch)
-            seconds = time.monotonic() - begun
-            self._give(lane, batch, found, seconds)
+        try:
+            while (taken := self._next()) is not None:
+                lane, batch = taken
+                begun = time.monotonic()
+                found = self._compute(lane, batch.answers)
+                seconds = time.monotonic() - begun
+                self._give(lane, batch, found, seconds)
+        finally:
+            # None, unless the work broke down.
+            if self._jobs:
+                _tell([(job, RuntimeError("batches are not computed any more")) for job in self._jobs])
 
-    def _next(self) -> tuple[_Lane, list[tuple[Job, int]]] | None:
-        """The answers to compute next, of the model whose oldest request has waited longest; None when closed."""
+    def _next(self) -> tuple[_Lane, Batch] | None:
+        """The answers to compute next, of the model that has waited longest; None when closed."""
         with self._changed:
             while True:
                 lanes = [lane for lane in self._lanes.values() if lane.jobs]
@@ -216,7 +221,7 @@ class Batcher:
                         return None
                     self._changed.wait()
                     continue
-                lane = min(lanes, key=lambda one: one.jobs[0].arrived)
+                lane = min(lanes, key=lambda one: one.waits_since)
                 left = lane.jobs[0].arrived + self._wait - time.monotonic()
                 if left > 0 and not self._closed and self._more_is_likely(lane):
                     self._changed.wait(left)
@@ -233,21 +238,8 @@ class Batcher:
         limit = lane.scorer.token_budget if speed is None else self._target * speed
         return min(limit, self._max_tokens or math.inf)
 
-    def _fill(self, lane: _Lane) -> list[tuple[Job, int]]:
-        """An answer of each request in turn, at least one."""
-        limit, tokens = self._limit(lane), 0
-        batch: list[tuple[Job, int]] = []
-        turns = deque(lane.jobs)
-        while turns:
-            job = turns.popleft()
-            cost = job.costs[job.waiting]
-            if batch and tokens + cost > limit:
-                break
-            batch.append((job, job.waiting))
-            tokens += cost
-            job.waiting += 1
-            if job.waiting < len(job.pieces):
-                turns.append(job)
+    def _fill(self, lane: _Lane) -> Batch:
+        batch = fill(lane.jobs, self._limit(lane), self._max_tokens or math.inf)
         lane.jobs = deque(job for job in lane.jobs if job.waiting < len(job.pieces))
         return batch
 
@@ -265,6 +257,7 @@ class Batcher:
         except Exception as error:
             if len(jobs) == 1:
                 _log.exception("a batch of one request failed")
+                lane.failures += 1
                 return {jobs[0]: error}
             # What one request brought must not cost the others their answers.
             _log.warning("a batch of %d requests failed (%s); each is computed by itself", len(jobs), error)
@@ -272,6 +265,7 @@ class Batcher:
             for job in jobs:
                 alone |= self._compute(lane, [one for one in batch if one[0] is job])
             return alone
+        lane.failures = 0
         found: dict[Job, list[Scores] | BaseException] = {job: [] for job in jobs}
         for job, _ in batch:
             given = found[job]
@@ -279,13 +273,14 @@ class Batcher:
             given.append(next(scores))
         return found
 
-    def _give(self, lane: _Lane, batch: list[tuple[Job, int]], found: Mapping[Job, Any], seconds: float) -> None:
-        tokens = sum(job.costs[number] for job, number in batch)
+    def _give(self, lane: _Lane, batch: Batch, found: Mapping[Job, Any], seconds: float) -> None:
         ready: list[tuple[Job, BaseException | None]] = []
         with self._changed:
-            lane.last_requests = len({job for job, _ in batch})
-            if found:
-                self._note_speed(lane, tokens, seconds)
+            lane.last_requests = len({job for job, _ in batch.answers})
+            lane.served = time.monotonic()
+            # A batch that failed or was broken off says nothing.
+            if found and not any(isinstance(given, BaseException) for given in found.values()):
+                self._note_speed(lane, batch.tokens, seconds)
             for job, given in found.items():
                 if job.dropped:
                     continue
@@ -293,7 +288,7 @@ class Batcher:
                     self._finish(job)
                     ready.append((job, given))
                     continue
-                numbers = [number for one, number in batch if one is job]
+                numbers = [number for one, number in batch.answers if one is job]
                 for number, scores in zip(numbers, given, strict=True):
                     job.scores[number] = scores
                     self._tokens -= job.costs[number]
@@ -302,13 +297,15 @@ class Batcher:
                     ready.append((job, None))
         if ready:
             _tell(ready)
-        self._on_batch(BatchFacts(batch[0][0].model, lane.last_requests, len(batch), tokens, seconds))
+        self._on_batch(
+            BatchFacts(batch.answers[0][0].model, lane.last_requests, len(batch.answers), batch.tokens, seconds)
+        )
 
     def _note_speed(self, lane: _Lane, tokens: int, seconds: float) -> None:
-        """A batch that is far from full says only that the model is at least so fast."""
+        """A batch that is far from full says only that the model is at least so fast. One outlier says little."""
         speed, known = tokens / max(seconds, 1e-6), lane.tokens_per_second
         if known is None or speed > known:
-            lane.tokens_per_second = speed
+            lane.tokens_per_second = speed if known is None else min(speed, 2 * known)
         elif tokens > self._limit(lane) / 2:
             lane.tokens_per_second = known + _SMOOTHING * (speed - known)
 
@@ -318,29 +315,6 @@ class Batcher:
         self._tokens -= job.tokens_left
         if job.waiting < len(job.pieces):
             self._lanes[job.model].jobs.remove(job)
-
-
-def tokens_of(row: EncodedAnswers) -> int:
-    """Tokens to compute: the shared prompt once."""
-    return sum(map(len, row.ids)) - row.num_prompt_tokens * (len(row.ids) - 1)
-
-
-def _pieces(rows: Sequence[EncodedAnswers]) -> tuple[list[EncodedAnswers], list[int]]:
-    """Every answer by itself, and the tokens that it adds."""
-    pieces, costs = [], []
-    for row in rows:
-        for number, ids in enumerate(row.ids):
-            pieces.append(
-                EncodedAnswers(
-                    ids=[ids],
-                    num_prompt_tokens=row.num_prompt_tokens,
-                    full_lengths=[row.full_lengths[number]],
-                    cut_prompt=row.cut_prompt,
-                    cut_ends=[row.cut_ends[number]],
-                )
-            )
-            costs.append(len(ids) - (row.num_prompt_tokens if number else 0))
-    return pieces, costs
 
 
 def _tell(ready: list[tuple[Job, BaseException | None]]) -> None:

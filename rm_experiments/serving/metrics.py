@@ -34,16 +34,21 @@ class Metrics:
             "rm_serve_batch_tokens", "Tokens of a batch", ["model"], buckets=_TOKENS, registry=self._registry
         )
         self.answers = Counter("rm_serve_answers", "Answers scored", ["model"], registry=self._registry)
-        self.tokens = Counter("rm_serve_tokens", "Tokens scored", ["model"], registry=self._registry)
+        self.tokens = Counter(
+            "rm_serve_tokens", "Tokens computed, equal prompts of a batch once", ["model"], registry=self._registry
+        )
         self._queue = [
-            Gauge(f"rm_serve_queue_{what}", f"{what.capitalize()} waiting or being computed", registry=self._registry)
-            for what in ("requests", "tokens")
+            Gauge(f"rm_serve_queue_{what}", text, registry=self._registry)
+            for what, text in (
+                ("requests", "Requests being tokenized, waiting or being computed"),
+                ("tokens", "Tokens waiting or being computed"),
+            )
         ]
 
     def watch(self, batcher: Batcher) -> None:
         """Show its queue."""
         requests, tokens = self._queue
-        requests.set_function(lambda: batcher.waiting[0])
+        requests.set_function(lambda: batcher.taken)
         tokens.set_function(lambda: batcher.waiting[1])
 
     def request(self, route: str, status: int, seconds: float) -> None:

@@ -16,8 +16,9 @@ from rm_experiments.errors import DataError
 from rm_experiments.scoring.columns import NewColumns
 from rm_experiments.scoring.model import OpenedModel, RewardModel, Scores
 from rm_experiments.scoring.rows import columns_of, read_row
-from rm_experiments.serving.batching import Batcher, ComputeFailed, QueueFull, tokens_of
+from rm_experiments.serving.batching import Batcher, ComputeFailed, QueueFull
 from rm_experiments.serving.errors import RequestError
+from rm_experiments.serving.jobs import tokens_of
 from rm_experiments.serving.rendered import RenderedTexts
 from rm_experiments.serving.requests import Row
 

@@ -14,7 +14,8 @@ import pytest
 from rm_experiments.data.answers import EncodedAnswers
 from rm_experiments.launch.signals import Stopped
 from rm_experiments.scoring.model import Scores
-from rm_experiments.serving.batching import Batcher, BatchFacts, QueueFull, tokens_of
+from rm_experiments.serving.batching import Batcher, BatchFacts, ComputeFailed, QueueFull
+from rm_experiments.serving.jobs import tokens_of
 from tests.serving.running import PATIENCE
 
 FOREVER = 3600.0
@@ -176,13 +177,89 @@ def test_a_large_request_does_not_hold_up_a_small_one_and_prompts_count_once() -
     assert model.passes == [[9], [1, 2, 1], [1, 1, 1, 1]]
 
 
+@pytest.mark.parametrize(("max_tokens", "passes"), [(None, [10, 10]), (103, [3] * 6 + [2]), (1, [1] * 20)])
+def test_a_prompt_that_is_dearer_than_a_batch_is_not_computed_again_for_each_answer(
+    max_tokens: int | None, passes: list[int]
+) -> None:
+    model, facts = Counting(token_budget=20), list[BatchFacts]()
+    # 100 + 1 + 9 * 11 = 200, twice the prompt, if they were 11; 10 are in a batch, whose prompt counts once.
+    long = row(*[101] + [111] * 9 + [101] + [111] * 9, prompt=100)
+    if max_tokens == 103:
+        long = row(*[101] * 20, prompt=100)
+    with batcher(model, target=1e-9, max_tokens=max_tokens, on_batch=facts.append) as made:
+        assert asyncio.run(rewards(made, [long])) == [1] * 20
+        assert made.waiting == (0, 0)
+    assert [len(one) for one in model.passes] == passes
+    if max_tokens is None:
+        assert [one.tokens for one in facts] == [200, 200]
+
+
+def test_a_cheap_request_is_in_the_batch_of_a_dear_one_that_came_first() -> None:
+    model = Counting(token_budget=20, held=True)
+
+    async def play(made: Batcher) -> None:
+        first = asyncio.create_task(rewards(made, [row(1, value=9)]))
+        await begun(model)
+        tasks = [
+            asyncio.create_task(rewards(made, [one]))
+            for one in (row(12, 12, prompt=10, value=1), row(12, value=2), row(5, value=3))
+        ]
+        await asyncio.sleep(0)
+        model.free.set()
+        await asyncio.gather(first, *tasks)
+
+    with batcher(model, max_tokens=20) as made:
+        asyncio.run(play(made))
+    # 12 + 5 + 2; the second request does not fit, and is not passed over for ever.
+    assert model.passes == [[9], [1, 3, 1], [2]]
+
+
+def test_equal_prompts_of_different_requests_count_once_in_a_batch() -> None:
+    model, facts = Counting(held=True), list[BatchFacts]()
+
+    async def play(made: Batcher) -> None:
+        first = asyncio.create_task(rewards(made, [row(1)]))
+        await begun(model)
+        others = [asyncio.create_task(rewards(made, [row(52, prompt=50)])) for _ in range(4)]
+        await asyncio.sleep(0)
+        assert made.waiting[1] == 1 + 4 * 52
+        model.free.set()
+        await asyncio.gather(first, *others)
+
+    with batcher(model, on_batch=facts.append) as made:
+        asyncio.run(play(made))
+    assert [one.tokens for one in facts] == [1, 50 + 4 * 2]
+
+
+def test_a_batch_that_failed_says_nothing_about_the_speed_and_failures_in_a_row_are_counted() -> None:
+    model = Counting()
+    compute = model.compute
+
+    def broken(*arguments: Any, **more: Any) -> list[Scores]:
+        raise RuntimeError("no memory")
+
+    with batcher(model) as made:
+        model.compute = broken  # type: ignore[method-assign]
+        for failures in (1, 2):
+            with pytest.raises(ComputeFailed):
+                asyncio.run(rewards(made, [row(5)]))
+            assert made.failures("m0") == failures
+        assert made._lanes["m0"].tokens_per_second is None
+        model.compute = compute  # type: ignore[method-assign]
+        assert asyncio.run(rewards(made, [row(5)])) == [1]
+        assert made.failures("m0") == 0
+
+
 def test_the_size_of_a_batch_follows_the_measured_speed() -> None:
     with batcher(Counting(token_budget=64), target=0.1) as made:
         lane = made._lanes["m0"]
         assert made._limit(lane) == 64
         made._note_speed(lane, 64, 0.1)
         assert made._limit(lane) == pytest.approx(64)
-        # Faster counts at once, slower only from a batch that was at least half full, and little by little.
+        # Faster counts at once, up to twice as fast; slower only from a batch that was at least half full, and little
+        # by little.
+        made._note_speed(lane, 5000, 0.1)
+        assert made._limit(lane) == pytest.approx(128)
         made._note_speed(lane, 200, 0.1)
         assert made._limit(lane) == pytest.approx(200)
         made._note_speed(lane, 10, 0.1)
@@ -215,6 +292,13 @@ def test_the_queue_is_bounded_in_tokens_and_requests() -> None:
     model.free.clear()
     with batcher(model, queue_requests=2) as made:
         asyncio.run(play(made, [row(30)], 2))
+        # Those that are being tokenized are on their way into it.
+        with made.coming():
+            made.check_room()
+            with made.coming():
+                assert made.taken == 2
+                with pytest.raises(QueueFull):
+                    made.check_room()
 
 
 def test_the_work_of_a_request_that_is_given_up_is_dropped() -> None:
@@ -272,6 +356,44 @@ def test_models_take_turns_by_who_waits_longest() -> None:
     with batcher(one, two, on_batch=lambda facts: order.append(facts.model)) as made:
         asyncio.run(play(made))
     assert order == ["m0", "m1", "m0"]
+
+
+def test_models_take_turns_while_both_have_work() -> None:
+    one, two = Counting(held=True), Counting()
+
+    async def play(made: Batcher) -> None:
+        many = asyncio.create_task(rewards(made, [row(*[1] * 5)]))
+        await begun(one)
+        few = asyncio.create_task(rewards(made, [row(*[1] * 2)], "m1"))
+        await asyncio.sleep(0)
+        one.free.set()
+        await asyncio.gather(many, few)
+
+    order: list[str] = []
+    with batcher(one, two, max_tokens=1, on_batch=lambda facts: order.append(facts.model)) as made:
+        asyncio.run(play(made))
+    assert order == ["m0", "m1", "m0", "m1", "m0", "m0", "m0"]
+
+
+def test_when_the_thread_breaks_down_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(facts: BatchFacts) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    model = Counting(held=True)
+
+    async def play(made: Batcher) -> None:
+        first = asyncio.create_task(rewards(made, [row(5)]))
+        await begun(model)
+        second = asyncio.create_task(rewards(made, [row(5)]))
+        await asyncio.sleep(0)
+        model.free.set()
+        assert await first == [1]
+        with pytest.raises(ComputeFailed, match="batches are not computed any more"):
+            await second
+
+    with batcher(model, on_batch=full) as made:
+        asyncio.run(play(made))
 
 
 def test_what_was_taken_is_computed_before_closing() -> None:
