@@ -1,4 +1,4 @@
-"""Connections that do not wait for ever for a request to begin."""
+"""Connections that wait for ever neither for a request to begin nor for an answer to be taken."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-def connection_class(read_seconds: float) -> type[H11Protocol]:
-    """uvicorn's, which hangs up on a client that has not sent the whole head of a request within `read_seconds`."""
+def connection_class(read_seconds: float, answer_seconds: float) -> type[H11Protocol]:
+    """uvicorn's, which hangs up on a client that has not sent the whole head of a request within `read_seconds`, or for
+    `answer_seconds` does not read what it is sent."""
 
     class Connection(H11Protocol):
         _head: asyncio.TimerHandle | None = None
+        _answer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -24,7 +26,21 @@ def connection_class(read_seconds: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
+            self._taken()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._answer = self.loop.call_later(answer_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._taken()
+            super().resume_writing()
+
+        def _taken(self) -> None:
+            if self._answer is not None:
+                self._answer.cancel()
+                self._answer = None
 
         def _between_requests(self) -> bool:
             cycle: Any = self.cycle

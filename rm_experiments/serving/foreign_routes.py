@@ -77,7 +77,7 @@ def foreign_routes(service: Service) -> APIRouter:
             if len(prompts) == 1 and answers
             else [Answers(prompt=one, answers=[two]) for one, two in zip(prompts, answers, strict=False)]
         )
-        scored = await service.score(request.model, len(answers), lambda model: model.model.encode(rows))
+        scored = await _answers_scored(service, request.model, rows)
         rewards = _activated(scored.rewards, request.use_activation)
         data = [{"index": number, "object": "score", "score": one} for number, one in enumerate(rewards)]
         return Json(_envelope("score", scored, data))
@@ -86,7 +86,7 @@ def foreign_routes(service: Service) -> APIRouter:
     async def rerank(request: RerankRequest) -> Response:
         """vLLM's, Jina's and Cohere's call: the answers to a prompt, the best first."""
         rows = [Answers(prompt=request.query, answers=[*request.documents])] if request.documents else []
-        scored = await service.score(request.model, len(request.documents), lambda model: model.model.encode(rows))
+        scored = await _answers_scored(service, request.model, rows)
         rewards = _activated(scored.rewards, request.use_activation)
         order = sorted(range(len(rewards)), key=lambda number: -rewards[number])[: request.top_n or None]
         results = [
@@ -100,6 +100,15 @@ def foreign_routes(service: Service) -> APIRouter:
         return Json({**{key: envelope[key] for key in ("id", "model", "usage")}, "results": results})
 
     return router
+
+
+async def _answers_scored(service: Service, model: str | None, rows: list[Answers]) -> Scored:
+    return await service.score(
+        model,
+        sum(len(row.answers) for row in rows),
+        lambda served: served.model.encode(rows),
+        sum(len(row.prompt) * len(row.answers) for row in rows),
+    )
 
 
 async def _pooled(service: Service, request: PoolingRequest) -> Scored:

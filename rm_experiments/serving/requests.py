@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from rm_experiments.config.score_schema import RowKind
 
 ModelName = Annotated[str | None, Field(description="Which of the served models; the first one if it is left out")]
+_Item = TypeVar("_Item")
+
+
+class _FirstError(FailFast):
+    """Of a list, one wrong item is told."""
+
+    __hash__ = object.__hash__  # Unions ask for it.
+
+
+Many = Annotated[list[_Item], _FirstError()]
+"""A list whose first wrong item is enough: a million messages would hold up everyone."""
 _KINDS = {
     RowKind.response: ("response",), RowKind.responses: ("responses",), RowKind.messages: ("messages",),
     RowKind.pair: ("chosen", "rejected"),
 }  # fmt: skip
+
+
+def _names(own: str, alias: object) -> list[str]:
+    """What a client may call a field."""
+    return [str(one) for one in alias.choices] if isinstance(alias, AliasChoices) else [own]
 
 
 class _Strict(BaseModel):
@@ -20,16 +36,26 @@ class _Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown(cls, data: Any) -> Any:
+        """The first unknown key is enough for the message."""
+        if not isinstance(data, dict) or len(data) <= len(cls.model_fields):
+            return data
+        known = {name for own, field in cls.model_fields.items() for name in _names(own, field.validation_alias)}
+        unknown = [name for name in data if name not in known][:1]
+        return {name: data[name] for name in (*(known & data.keys()), *unknown)}
+
 
 class Turn(BaseModel):
     """One turn of a dialogue; `tool_calls`, `name` and `tool_call_id` where the template shows them."""
 
     model_config = ConfigDict(extra="allow")
     role: str = Field(examples=["user"])
-    content: str | list[dict[str, Any]] | None = Field(default=None, examples=["What is 2+2?"])
+    content: str | Many[dict[str, Any]] | None = Field(default=None, examples=["What is 2+2?"])
 
 
-Words = str | list[Turn]
+Words = str | Many[Turn]
 
 
 class Row(_Strict):
@@ -39,13 +65,13 @@ class Row(_Strict):
     prompt: Words | None = Field(default=None, examples=["What is 2+2?"])
     system: str | None = Field(default=None, description="A system message before the prompt")
     response: Words | None = Field(default=None, description="One answer", examples=["4."])
-    responses: list[Words] | None = Field(default=None, description="Several answers to the prompt")
-    messages: list[Turn] | None = Field(
+    responses: Many[Words] | None = Field(default=None, description="Several answers to the prompt")
+    messages: Many[Turn] | None = Field(
         default=None, description="A whole dialogue, of which the last answer is scored"
     )
     chosen: Words | None = Field(default=None, description="The first answer of a pair")
     rejected: Words | None = Field(default=None, description="The second answer of a pair")
-    tools: list[dict[str, Any]] | None = Field(default=None, description="JSON schemas that the template shows")
+    tools: Many[dict[str, Any]] | None = Field(default=None, description="JSON schemas that the template shows")
     chat_template_kwargs: dict[str, Any] | None = Field(default=None, description="Further variables of the template")
 
     def kind(self) -> RowKind:
@@ -62,6 +88,11 @@ class Row(_Strict):
         """Answers in it."""
         return len(self.responses) if self.responses is not None else 2 if self.chosen is not None else 1
 
+    def repeated_characters(self) -> int:
+        """Of what every answer is rendered with, all answers together."""
+        shared = (self.prompt, self.system, self.tools, self.chat_template_kwargs)
+        return self.num_answers() * sum(len(one if isinstance(one, str) else repr(one)) for one in shared if one)
+
     def values(self) -> dict[str, Any]:
         """As a row of a file."""
         return self.model_dump(exclude_none=True, exclude={"id", "model", "rows"})
@@ -71,7 +102,7 @@ class ScoreRequest(Row):
     """One row, or several as `rows`."""
 
     model: ModelName = None
-    rows: list[Row] | None = Field(default=None, description="Several rows, instead of one")
+    rows: Many[Row] | None = Field(default=None, description="Several rows, instead of one")
 
     @model_validator(mode="after")
     def _one_or_many(self) -> ScoreRequest:
@@ -92,9 +123,9 @@ class RemoteRewardRequest(BaseModel):
     """What OpenRLHF sends to `--remote_rm_url`; further keys are not looked at."""
 
     model_config = ConfigDict(extra="ignore")
-    query: list[str] = Field(description="Prompt and answer as one text, rendered by a chat template")
-    prompts: list[str] | None = Field(default=None, description="The prompt of each query, rendered the same way")
-    labels: list[Any] | None = Field(default=None, description="Not looked at")
+    query: Many[str] = Field(description="Prompt and answer as one text, rendered by a chat template")
+    prompts: Many[str] | None = Field(default=None, description="The prompt of each query, rendered the same way")
+    labels: Many[Any] | None = Field(default=None, description="Not looked at")
 
     @model_validator(mode="after")
     def _as_many(self) -> RemoteRewardRequest:
@@ -103,8 +134,19 @@ class RemoteRewardRequest(BaseModel):
         return self
 
 
+Activation = Annotated[
+    bool | None,
+    Field(
+        validation_alias=AliasChoices("use_activation", "activation"),
+        description="true: the sigmoid of the reward; else the reward. Also called activation",
+    ),
+]
+
+
 class _PoolingOptions(_Strict):
     model: ModelName = None
+    add_special_tokens: Literal[False] | None = Field(default=None, description="What is missing is added anyway")
+    truncate_prompt_tokens: Literal[-1] | None = Field(default=None, description="The server's length policy decides")
     user: str | None = Field(default=None, description="Not looked at")
     request_id: str | None = Field(default=None, description="Not looked at")
 
@@ -112,14 +154,15 @@ class _PoolingOptions(_Strict):
 class PoolingRequest(_PoolingOptions):
     """vLLM's pooling and classification request: `input` or `messages`."""
 
-    input: str | list[str] | list[int] | list[list[int]] | None = Field(
+    input: str | Many[str] | Many[int] | Many[Many[int]] | None = Field(
         default=None, description="Rendered texts or token ids", examples=["User: Hi\n\nAssistant: Hello!"]
     )
-    messages: list[Turn] | None = Field(default=None, description="A dialogue, of which the last answer is scored")
-    tools: list[dict[str, Any]] | None = None
+    messages: Many[Turn] | None = Field(default=None, description="A dialogue, of which the last answer is scored")
+    tools: Many[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     encoding_format: Literal["float"] = "float"
-    use_activation: bool | None = Field(default=None, description="true: the sigmoid of the reward; else the reward")
+    task: Literal["classify", "score"] | None = Field(default=None, description="The same here")
+    use_activation: Activation = None
 
     @model_validator(mode="after")
     def _input_or_messages(self) -> PoolingRequest:
@@ -147,11 +190,11 @@ class PoolingRequest(_PoolingOptions):
 class PairsRequest(_PoolingOptions):
     """vLLM's score request: prompts and answers, one to each, or one prompt to all."""
 
-    text_1: str | list[str] | None = Field(default=None, description="The prompt, or as many as answers")
-    text_2: str | list[str] | None = Field(default=None, description="The answers")
-    queries: str | list[str] | None = Field(default=None, description="Another name of text_1")
-    documents: str | list[str] | None = Field(default=None, description="Another name of text_2")
-    use_activation: bool | None = Field(default=None, description="true: the sigmoid of the reward; else the reward")
+    text_1: str | Many[str] | None = Field(default=None, description="The prompt, or as many as answers")
+    text_2: str | Many[str] | None = Field(default=None, description="The answers")
+    queries: str | Many[str] | None = Field(default=None, description="Another name of text_1")
+    documents: str | Many[str] | None = Field(default=None, description="Another name of text_2")
+    use_activation: Activation = None
 
     @model_validator(mode="after")
     def _as_many(self) -> PairsRequest:
@@ -175,7 +218,7 @@ class RerankRequest(_PoolingOptions):
     """Answers (`documents`) to a prompt (`query`), to be put in order."""
 
     query: str = Field(examples=["What is 2+2?"])
-    documents: list[str] = Field(examples=[["4.", "5."]])
+    documents: Many[str] = Field(examples=[["4.", "5."]])
     top_n: int = Field(default=0, ge=0, description="How many are given back; 0: all")
     return_documents: bool = Field(default=True, description="Whether the answers' texts come back, too")
-    use_activation: bool | None = Field(default=None, description="true: the sigmoid of the reward; else the reward")
+    use_activation: Activation = None

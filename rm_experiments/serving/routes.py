@@ -38,7 +38,10 @@ def own_routes(service: Service) -> APIRouter:
         """The rewards of one row, or of several as `rows`: of the rows that rm-score reads."""
         rows: list[Row] = [request] if request.rows is None else request.rows
         scored = await service.score(
-            request.model, sum(row.num_answers() for row in rows), lambda model: service.encode_rows(model, rows)
+            request.model,
+            sum(row.num_answers() for row in rows),
+            lambda model: service.encode_rows(model, rows),
+            sum(row.repeated_characters() for row in rows),
         )
         answers = await service.in_thread(
             lambda: [row_answer(scored, number, row, row.kind()) for number, row in enumerate(rows)]

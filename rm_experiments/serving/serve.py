@@ -129,7 +129,7 @@ def server_of(gate: Gate, config: ServeConfig) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             gate,
-            http=connection_class(config.limits.read_seconds),
+            http=connection_class(config.limits.read_seconds, config.limits.answer_seconds),
             ws="none",
             lifespan="off",
             interface="asgi3",

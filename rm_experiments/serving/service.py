@@ -22,6 +22,8 @@ from rm_experiments.serving.jobs import tokens_of
 from rm_experiments.serving.rendered import RenderedTexts
 from rm_experiments.serving.requests import Row
 
+_REPEATS = 4
+"""How often as many characters as a body may have are rendered for one request: its prompts, with every answer."""
 _SNIPPET = 120
 """Characters that show where something was cut."""
 
@@ -84,10 +86,11 @@ class Service:
             raise RequestError(404, f"model {name!r} is not served; there is {', '.join(self.models)}")
         return self.models[name]
 
-    async def score(self, name: str | None, num_answers: int, encode: Encode) -> Scored:
+    async def score(self, name: str | None, num_answers: int, encode: Encode, repeated_characters: int = 0) -> Scored:
         """The rewards of one request.
 
         Args:
+            repeated_characters: of the prompts, as often as they are rendered.
             encode: its rows as token ids; called in another thread.
 
         Raises:
@@ -97,6 +100,13 @@ class Service:
         if num_answers > self._limits.answers:
             raise RequestError(
                 422, f"{num_answers} answers are more than limits.answers={self._limits.answers}; send several requests"
+            )
+        most = _REPEATS * self._limits.body_bytes
+        if repeated_characters > most:
+            raise RequestError(
+                422,
+                f"the prompts, each with every answer, have {repeated_characters} characters, more than {_REPEATS} "
+                f"times limits.body_bytes, {most}; send fewer answers at a time",
             )
         try:
             self.batcher.check_room()
@@ -146,7 +156,7 @@ class Service:
     def close(self) -> None:
         """Compute what waits, and end the threads."""
         self.batcher.close()
-        self._encoding.shutdown(cancel_futures=True)
+        self._encoding.shutdown(wait=False, cancel_futures=True)
 
 
 def row_answer(scored: Scored, number: int, row: Row, kind: RowKind) -> dict[str, object]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import uvicorn
+
 from rm_experiments.config.serve_schema import ServeConfig
 from rm_experiments.data.answers import EncodedAnswers
 from rm_experiments.launch.signals import StopRequest
@@ -71,6 +73,7 @@ class Server:
     gate: Gate
     address: tuple[str, int]
     stop: StopRequest
+    uvicorn: uvicorn.Server
 
     def call(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
         """One request on a connection of its own."""
@@ -128,8 +131,8 @@ def running(
     listener = listen("127.0.0.1", 0)
     open_door(listener)
     stop = StopRequest()
-    server = Server(service, gate, listener.getsockname()[:2], stop)
-    work = until_stopped(server_of(gate, config), gate, listener, stop)
+    server = Server(service, gate, listener.getsockname()[:2], stop, server_of(gate, config))
+    work = until_stopped(server.uvicorn, gate, listener, stop)
     thread = threading.Thread(target=lambda: asyncio.run(work), daemon=True)
     thread.start()
     try:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from rm_experiments.scoring.model import OpenedModel, RewardModel
+from rm_experiments.serving.requests import (
+    PairsRequest,
+    PoolingRequest,
+    RemoteRewardRequest,
+    RerankRequest,
+    ScoreRequest,
+)
 from tests.serving.running import Server, Slow, running, together, until
 
 ROW = {"prompt": "What is 2+2?", "response": "4."}
@@ -90,6 +99,53 @@ def test_a_wrong_request_gets_one_message(server: Server, path: str, body: Any, 
     assert "\n" not in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/score", {"prompt": "a" * 1500, "responses": ["b"] * 8}),
+        ("/score", {"rows": [ROW, {"prompt": [{"role": "user", "content": "a" * 1500}], "responses": ["b"] * 8}]}),
+        ("/score", {"tools": [{"name": "a" * 1500}], "responses": ["b"] * 8}),
+        ("/v1/score", {"text_1": "a" * 1500, "text_2": ["b"] * 8}),
+        ("/rerank", {"query": "a" * 1500, "documents": ["b"] * 8}),
+    ],
+)
+def test_a_prompt_is_not_rendered_with_as_many_answers_as_memory_holds(
+    serve: Callable[..., Server], path: str, body: Any
+) -> None:
+    server = serve(limits={"body_bytes": 2000})
+    found = server.post(path, body)
+    assert found.status == 422
+    assert "the prompts, each with every answer, have 12" in found.body["error"]["message"]
+    assert "characters, more than 4 times limits.body_bytes, 8000; send" in found.body["error"]["message"]
+    assert server.post(path, json.loads(json.dumps(body).replace("a" * 1500, "a" * 700))).status == 200
+
+
+TWENTY_THOUSAND = 20_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (RemoteRewardRequest, {"query": [1] * TWENTY_THOUSAND}),
+        (RemoteRewardRequest, {"query": [], "prompts": [None] * TWENTY_THOUSAND}),
+        (PoolingRequest, {"input": [*([[]] * TWENTY_THOUSAND), None]}),
+        (PoolingRequest, {"input": [[None] * TWENTY_THOUSAND]}),
+        (PoolingRequest, {"messages": [{}] * TWENTY_THOUSAND}),
+        (PairsRequest, {"text_1": [1] * TWENTY_THOUSAND, "text_2": [1] * TWENTY_THOUSAND}),
+        (RerankRequest, {"query": "a", "documents": [{}] * TWENTY_THOUSAND}),
+        (RerankRequest, {"query": "a", "documents": [], **{f"k{one}": 1 for one in range(TWENTY_THOUSAND)}}),
+        (ScoreRequest, {"rows": [{"no": 1}] * TWENTY_THOUSAND}),
+        (ScoreRequest, {"responses": [[{}] * 100] * 200}),
+        (ScoreRequest, {"tools": ["a"] * TWENTY_THOUSAND, "response": "a"}),
+        (ScoreRequest, {f"k{one}": 1 for one in range(TWENTY_THOUSAND)}),
+    ],
+)
+def test_a_large_wrong_body_has_few_errors(kind: type[BaseModel], body: Any) -> None:
+    with pytest.raises(ValidationError) as found:
+        kind.model_validate(body)
+    assert found.value.error_count() <= 4
+
+
 def test_a_body_must_say_that_it_is_json(server: Server) -> None:
     found = server.call("POST", "/score", json.dumps(ROW).encode(), {"Content-Type": "text/plain"})
     assert found.status == 415
@@ -136,6 +192,19 @@ def test_slow_clients_are_hung_up_on(server: Server) -> None:
         assert head.recv(65536) == b""
         assert silent.recv(65536) == b""
     until(lambda: server.gate.open == 0)
+
+
+def test_a_client_that_does_not_read_its_answer_is_hung_up_on(serve: Callable[..., Server]) -> None:
+    server = serve(limits={"answer_seconds": 1.0, "body_bytes": 20_000_000})
+    # The answer, which has the id in it, is more than the system's buffers hold.
+    body = json.dumps({**ROW, "id": "a" * 16_000_000}).encode()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(server.address)
+        client.sendall(b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                       b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)  # fmt: skip
+        until(lambda: server.metric('rm_serve_requests_total{route="/score",status="200"}') == 1)
+        until(lambda: not server.uvicorn.server_state.connections)
 
 
 def test_what_is_no_http_is_refused(server: Server) -> None:

@@ -171,6 +171,20 @@ def test_vllm_calls(server: Server, rewards: list[float]) -> None:
     activated = server.post("/v1/classify", {"messages": TURNS, "use_activation": True}).body["data"][0]
     assert activated["probs"] == [near(sigmoid)]
 
+    # As verl and others send it.
+    more = {"add_special_tokens": False, "truncate_prompt_tokens": -1, "task": "classify", "user": None}
+    named = server.post("/classify", {"messages": TURNS, "model": "tiny", "activation": True, **more}).body["data"][0]
+    assert named["probs"] == [near(sigmoid)]
+    plain = server.post("/classify", {"messages": TURNS, "activation": False}).body["data"][0]
+    assert plain["probs"] == [near(rewards[1])]
+    for name, value in (
+        ("add_special_tokens", True), ("truncate_prompt_tokens", 5), ("task", "token_classify"),
+        ("use_activation", 0.5),
+    ):  # fmt: skip
+        refused = server.post("/classify", {"messages": TURNS, "activation": False, name: value})
+        assert refused.status == 422
+        assert refused.body["error"]["message"].startswith(f"{name}: ")
+
     scored = server.post("/v1/score", {"text_1": PROMPT, "text_2": ANSWERS}).body
     assert [one["score"] for one in scored["data"]] == near(rewards)
     each = server.post("/v1/score", {"queries": [PROMPT, PROMPT], "documents": ANSWERS[:2]}).body
