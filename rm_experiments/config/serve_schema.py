@@ -33,7 +33,8 @@ class BatchConfig:
     target_ms: float = 100.0
     """A batch gets as many answers as the model computes in this time, by the speed measured so far."""
     wait_ms: float = 5.0
-    """The longest time that an idle model waits for answers that are likely to come; a lone request never waits."""
+    """The longest time that an idle model waits, while others are being tokenized or when the batch before had more
+    requests."""
     max_tokens: int | None = None
     """Upper limit of a batch's tokens; null: the target decides alone. 1: every answer is computed by itself."""
 
@@ -51,9 +52,9 @@ class LimitsConfig:
     queue_tokens: int = 1_048_576
     """Tokens that wait or are computed (429 with Retry-After)."""
     queue_requests: int = 4096
-    """Requests that wait or are computed (429 with Retry-After)."""
+    """Requests that are tokenized, wait or are computed (429 with Retry-After)."""
     connections: int = 2048
-    """Open connections (503)."""
+    """Open connections (503 with Retry-After)."""
     read_seconds: float = 10.0
     """Until a request has come in whole (408)."""
     answer_seconds: float = 120.0

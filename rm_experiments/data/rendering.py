@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rm_experiments.data.answers import Answers
 
 
+_LONGEST_KEPT = 32_768
+"""Characters of a prompt whose rendered text is kept."""
+
+
 class Renderer:
     """Renders answers by the template of a prepared tokenizer, or as plain text."""
 
@@ -28,7 +32,7 @@ class Renderer:
         self._tokenizer, self._text_as = tokenizer, text_as
         self._special = SpecialTexts(tokenizer)
         self._first, self._last = first_token(tokenizer) or "", last_token(tokenizer)
-        # Rows of one prompt follow each other where it has many answers.
+        # Rows of one prompt follow each other where it has many answers. Long ones would fill the memory.
         self._text_prompt = lru_cache(maxsize=256)(self._render_text_prompt)
 
     def texts(self, row: Answers, place: str) -> list[str]:
@@ -63,7 +67,8 @@ class Renderer:
         try:
             sides = render(self._tokenizer, [[*turns, *one] for one in answers], **more)
             if isinstance(row.prompt, str) and not row.tools and not row.template_kwargs:
-                prompt = self._text_prompt(row.prompt)
+                known = self._text_prompt if len(row.prompt) <= _LONGEST_KEPT else self._render_text_prompt
+                prompt = known(row.prompt)
             else:
                 prompt = self._prompt(turns, more)
         except Exception as error:

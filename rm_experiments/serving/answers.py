@@ -148,7 +148,7 @@ class ModelCard(BaseModel):
     object: str
     created: int
     owned_by: str
-    root: str = Field(description="Directory or Hub id")
+    root: str = Field(description="The same as id")
     max_model_len: int = Field(description="Tokens of prompt and answer together")
 
 

@@ -21,13 +21,19 @@ from rm_experiments.serving.service import Service
 _SUMMARY = "Rewards of answers by saved reward models, batched across requests."
 
 
-def make_application(service: Service, metrics: Metrics, limits: LimitsConfig, token: str | None) -> Gate:
-    """All routes behind the gate."""
+def make_application(
+    service: Service, metrics: Metrics, limits: LimitsConfig, token: str | None, only_local: bool = False
+) -> Gate:
+    """All routes behind the gate.
+
+    Args:
+        only_local: whether only this machine can reach it.
+    """
     app = FastAPI(
         title="rm-serve", version=__version__, summary=_SUMMARY, docs_url=None, redoc_url=None,
-        separate_input_output_schemas=False,
+        separate_input_output_schemas=False, redirect_slashes=False,
     )  # fmt: skip
-    gate = Gate(app, limits, token, metrics)
+    gate = Gate(app, limits, token, metrics, only_local)
     app.include_router(own_routes(service))
     app.include_router(foreign_routes(service))
     app.include_router(state_routes(service, metrics, gate))

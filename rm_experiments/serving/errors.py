@@ -10,8 +10,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 _KINDS = {
-    400: "bad_request", 401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 408: "request_timeout",
-    413: "too_large", 415: "unsupported_media_type", 422: "invalid_request", 429: "queue_full",
+    400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found",
+    405: "method_not_allowed", 408: "request_timeout", 413: "too_large",
+    415: "unsupported_media_type", 422: "invalid_request", 429: "queue_full",
     500: "internal_error", 503: "unavailable", 504: "timeout",
 }  # fmt: skip
 _LONGEST = 500

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
+import re
 import time
+from collections.abc import Collection
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,12 +37,17 @@ class _ClientGone(Exception):
 class Gate:
     """An ASGI application around the routes."""
 
-    def __init__(self, app: ASGIApp, limits: LimitsConfig, token: str | None, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: LimitsConfig, token: str | None, metrics: Metrics, only_local: bool = False
+    ) -> None:
         self._app, self._limits, self._metrics = app, limits, metrics
         self.routes: frozenset[str] = frozenset()
         """The paths that are counted by their name; others count as one."""
         self._token = None if token is None else token.encode()
+        self._only_local = only_local
         self._held = 0
+        self.connections: Collection[object] = ()
+        """All that are open."""
         self.open = 0
         """Requests that are being read or answered."""
         self.draining = False
@@ -75,6 +83,9 @@ class Gate:
             await self._read(headers, receive, body)
             if scope["method"] == "POST" and not _is_json(headers):
                 raise RequestError(415, "the body must be JSON: send the header Content-Type: application/json")
+            if scope["method"] == "HEAD":
+                # The connection leaves the body out.
+                scope = {**scope, "method": "GET"}
             await self._run(scope, bytes(body), receive, answer)
         finally:
             self._held -= len(body)
@@ -83,6 +94,16 @@ class Gate:
         path = scope["path"]
         if self.draining and path not in _ALWAYS:
             raise RequestError(503, "the server is ending; ask another one", {"Retry-After": "5"})
+        if len(self.connections) > self._limits.connections and path not in _ALWAYS:
+            raise RequestError(
+                503, f"more connections than limits.connections={self._limits.connections}", {"Retry-After": "1"}
+            )
+        if self._only_local and self._token is None and not _is_local(headers.get(b"host", b"localhost")):
+            # A page of another site, whose name was pointed here, could read the answers otherwise.
+            raise RequestError(
+                403,
+                "without a token only localhost is answered: call it so, or start the server with RM_SERVE_TOKEN set",
+            )
         if self._token is None or path in OPEN_ROUTES:
             return
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -212,6 +233,17 @@ async def _linger(parts: _Parts, most: int) -> None:
 
 def _too_large(most: int) -> RequestError:
     return RequestError(413, f"the body is larger than limits.body_bytes={most}; send fewer rows at a time")
+
+
+def _is_local(host: bytes) -> bool:
+    """Whether it is a name of this machine; the port is not looked at."""
+    name = re.sub(r":\d*$", "", host.decode("latin-1").strip().lower()).strip("[]")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_json(headers: dict[bytes, bytes]) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+from contextlib import suppress
 
 from rm_experiments.config.rules import refuse
 from rm_experiments.errors import ConfigError
 
 BACKLOG = 2048
 """Connections that the system keeps until they are taken."""
+_OTHER_FILES = 512
+"""Open files that are no connections, and connections that are told that there are too many."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -47,6 +50,19 @@ def open_door(listener: socket.socket) -> None:
     except OSError as error:
         host, port = listener.getsockname()[:2]
         raise _explained(error, host, port) from error
+
+
+def allow_files(connections: int) -> None:
+    """Raise the process's limit of open files to what so many connections need, as far as the system lets it."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = connections + _OTHER_FILES
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def is_public(listener: socket.socket) -> bool:

@@ -9,15 +9,16 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, Response
 
 from rm_experiments.serving.answers import HealthAnswer, ModelsAnswer, RowsAnswer, ScoreAnswer
-from rm_experiments.serving.errors import ErrorAnswer, Json
+from rm_experiments.serving.errors import ErrorAnswer, Json, RequestError, error_response
 from rm_experiments.serving.gate import Gate
 from rm_experiments.serving.metrics import CONTENT_TYPE, Metrics
 from rm_experiments.serving.page import page, reference_page
 from rm_experiments.serving.requests import Row, ScoreRequest
-from rm_experiments.serving.service import Service, row_answer
+from rm_experiments.serving.service import BROKEN, Service, row_answer
 
 _REFUSALS = {
-    401: "No bearer token, or another one", 404: "No such model", 408: "The request did not come in whole in time",
+    401: "No bearer token, or another one", 403: "Not called as localhost, and there is no token", 404: "No such model",
+    408: "The request did not come in whole in time",
     413: "The body is too large", 415: "The body is not JSON", 422: "It cannot be scored; the message says why",
     429: "The queue is full; Retry-After says when to try again", 500: "The model failed on this request",
     503: "The server is ending, or has too many connections", 504: "No answer in time",
@@ -40,7 +41,7 @@ def own_routes(service: Service) -> APIRouter:
         scored = await service.score(
             request.model,
             sum(row.num_answers() for row in rows),
-            lambda model: service.encode_rows(model, rows),
+            lambda model: service.encode_rows(model, rows, numbered=request.rows is not None),
             sum(row.repeated_characters() for row in rows),
         )
         answers = await service.in_thread(
@@ -55,7 +56,7 @@ def own_routes(service: Service) -> APIRouter:
         cards = [
             {
                 "id": one.name, "object": "model", "created": one.created, "owned_by": "rm_experiments",
-                "root": one.opened.name, "max_model_len": one.model.max_length,
+                "root": one.name, "max_model_len": one.model.max_length,
             }
             for one in service.models.values()
         ]  # fmt: skip
@@ -68,18 +69,16 @@ def state_routes(service: Service, metrics: Metrics, gate: Gate) -> APIRouter:
     """`/health`, `/ready`, `/metrics`."""
     router = APIRouter()
 
-    @router.get("/health", response_model=None, responses={200: {"model": HealthAnswer}})
+    @router.get("/health", response_model=None, responses={200: {"model": HealthAnswer}, 503: {"model": ErrorAnswer}})
     async def health() -> Response:
-        """Whether the process answers."""
-        return Json({"status": "alive"})
+        """Whether the process answers, and its batches are computed."""
+        return Json({"status": "alive"}) if service.batcher.alive else error_response(RequestError(503, BROKEN))
 
     @router.get("/ready", response_model=None, responses={200: {"model": HealthAnswer}, 503: {"model": ErrorAnswer}})
     async def ready() -> Response:
-        """Whether requests are taken: not while the server ends, or when its batches stopped."""
-        if gate.draining or not service.batcher.alive:
-            why = "ending" if gate.draining else "batches are not computed any more"
-            return Json({"error": {"message": why, "type": "unavailable", "code": 503}}, status_code=503)
-        return Json({"status": "ready"})
+        """Whether requests should be sent: not while the server ends, its batches stopped, or a model fails always."""
+        why = "ending" if gate.draining else await service.trouble()
+        return Json({"status": "ready"}) if why is None else error_response(RequestError(503, why))
 
     @router.get(
         "/metrics", response_model=None, response_class=Response,

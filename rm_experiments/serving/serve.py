@@ -13,7 +13,7 @@ import uvicorn
 from rich.console import Console
 
 from rm_experiments.config.serve_schema import TOKEN_VARIABLE, ServeConfig, check_serve, served_names
-from rm_experiments.data.answers import Answers, EncodedAnswers
+from rm_experiments.data.answers import EncodedAnswers
 from rm_experiments.launch.signals import StopRequest, stop_on_signals
 from rm_experiments.reporting.console import results_console
 from rm_experiments.runner.saved_models import find_checkpoints
@@ -22,9 +22,9 @@ from rm_experiments.serving.application import make_application
 from rm_experiments.serving.batching import Batcher
 from rm_experiments.serving.connections import connection_class
 from rm_experiments.serving.gate import Gate
-from rm_experiments.serving.listening import is_public, open_door, url_of
+from rm_experiments.serving.listening import allow_files, is_public, open_door, url_of
 from rm_experiments.serving.metrics import Metrics
-from rm_experiments.serving.service import ServedModel, Service
+from rm_experiments.serving.service import PROBE, ServedModel, Service
 
 _TICK = 0.05
 """Seconds between two looks at whether the server is asked to stop."""
@@ -50,8 +50,9 @@ def serve(config: ServeConfig, listener: socket.socket, token: str | None) -> in
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     metrics = Metrics()
     service = make_service(config, metrics)
-    gate = make_application(service, metrics, config.limits, token)
+    gate = make_application(service, metrics, config.limits, token, only_local=not is_public(listener))
     with stop_on_signals() as stop:
+        allow_files(config.limits.connections)
         # Whoever reads the address may come at once.
         open_door(listener)
         _say(service, listener, token)
@@ -92,7 +93,7 @@ def _load(config: ServeConfig, name: str, source: str) -> ServedModel:
         layout=config.train.layout.value, micro_batch_tokens=config.eval.micro_batch_tokens,
     )  # fmt: skip
     # The first pass takes longer, and shows whether the model works at all.
-    (probe,) = model.encode([Answers(prompt="a", answers=["b"])])
+    (probe,) = model.encode([PROBE])
     if isinstance(probe, EncodedAnswers):
         model.compute([probe])
     return ServedModel(name=name, opened=opened, model=model, created=int(time.time()))
@@ -126,7 +127,7 @@ class _Server(uvicorn.Server):
 
 def server_of(gate: Gate, config: ServeConfig) -> uvicorn.Server:
     """Connections for the gate's requests."""
-    return _Server(
+    server = _Server(
         uvicorn.Config(
             gate,
             http=connection_class(config.limits.read_seconds, config.limits.answer_seconds),
@@ -136,13 +137,14 @@ def server_of(gate: Gate, config: ServeConfig) -> uvicorn.Server:
             access_log=config.access_log,
             log_level="info" if config.access_log else "error",
             log_config=None,
-            limit_concurrency=config.limits.connections,
             timeout_keep_alive=_KEEP_ALIVE,
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=_CLOSING,
         )
     )
+    gate.connections = server.server_state.connections
+    return server
 
 
 async def until_stopped(server: uvicorn.Server, gate: Gate, listener: socket.socket, stop: StopRequest) -> bool:

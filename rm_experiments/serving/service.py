@@ -24,6 +24,9 @@ from rm_experiments.serving.requests import Row
 
 _REPEATS = 4
 """How often as many characters as a body may have are rendered for one request: its prompts, with every answer."""
+_FAILURES = 3
+"""Requests that fail one after the other, until a request of our own shows whether the model still computes."""
+BROKEN = "batches are not computed any more"
 _SNIPPET = 120
 """Characters that show where something was cut."""
 
@@ -62,6 +65,8 @@ class Scored:
         return sum(len(ids) for one in self.encoded for ids in one.ids)
 
 
+PROBE = Answers(prompt="a", answers=["b"])
+"""What any model can compute."""
 Encode = Callable[[ServedModel], Sequence[EncodedAnswers | DataError]]
 
 
@@ -108,6 +113,8 @@ class Service:
                 f"the prompts, each with every answer, have {repeated_characters} characters, more than {_REPEATS} "
                 f"times limits.body_bytes, {most}; send fewer answers at a time",
             )
+        if not self.batcher.alive:
+            raise RequestError(503, BROKEN)
         try:
             self.batcher.check_room()
             with self.batcher.coming():
@@ -119,25 +126,44 @@ class Service:
         except QueueFull as error:
             raise RequestError(429, str(error), {"Retry-After": str(error.retry_after)}) from error
         except ComputeFailed as error:
-            raise RequestError(500, f"the model failed on this request ({error})") from error
+            raise RequestError(500, "the model failed on this request; the server's log says why") from error
         scores = [_joined([next(singles) for _ in one.ids]) for one in encoded]
         scored = Scored(model=model, encoded=encoded, scores=scores)
         if not np.isfinite(scored.rewards).all():
             raise RequestError(500, "a reward is not finite; the server can be started with train.precision=fp32")
         return scored
 
+    async def trouble(self) -> str | None:
+        """Why no more requests should be sent here; None: they should."""
+        if not self.batcher.alive:
+            return BROKEN
+        for name in self.models:
+            if self.batcher.failures(name) >= _FAILURES:
+                try:
+                    await self.score(name, 1, lambda model: model.model.encode([PROBE]))
+                except RequestError as error:
+                    if error.status >= 500:
+                        return f"model {name} fails on every request; the server's log says why"
+        return None
+
     async def in_thread(self, work: Callable[[], list[dict[str, object]]]) -> list[dict[str, object]]:
         """Work with a tokenizer that is not instant."""
         return await asyncio.get_running_loop().run_in_executor(self._encoding, work)
 
-    def encode_rows(self, model: ServedModel, rows: Sequence[Row]) -> list[EncodedAnswers | DataError]:
-        """The rows of a request by the model's template; what cannot be read keeps its place."""
+    def encode_rows(
+        self, model: ServedModel, rows: Sequence[Row], numbered: bool = False
+    ) -> list[EncodedAnswers | DataError]:
+        """The rows of a request by the model's template; what cannot be read keeps its place.
+
+        Args:
+            numbered: whether they are called by their numbers in messages.
+        """
         read: list[Answers | DataError] = []
         for number, row in enumerate(rows):
             try:
-                read.append(self._read(row, f"rows[{number}]" if len(rows) > 1 else "the row"))
+                read.append(self._read(row, f"rows[{number}]" if numbered else "the row"))
             except DataError as error:
-                read.append(_without_remedy(error))
+                read.append(error)
         encoded = iter(model.model.encode([one for one in read if isinstance(one, Answers)]))
         return [one if isinstance(one, DataError) else next(encoded) for one in read]
 
@@ -187,14 +213,14 @@ def _all_good(encoded: Sequence[EncodedAnswers | DataError]) -> list[EncodedAnsw
     bad = [one for one in encoded if isinstance(one, DataError)]
     if bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise RequestError(422, str(bad[0]).removeprefix("request: ") + more)
+        raise RequestError(422, _without_remedy(str(bad[0]).removeprefix("request: ")) + more)
     return [one for one in encoded if isinstance(one, EncodedAnswers)]
 
 
-def _without_remedy(error: DataError) -> DataError:
+def _without_remedy(message: str) -> str:
     """What to type in a command does not help a client."""
-    problem, _, remedy = str(error).partition("; ")
-    return DataError(problem) if "COLUMN" in remedy or "columns." in remedy else error
+    problem, _, remedy = message.rpartition("; ")
+    return problem if problem and ("COLUMN" in remedy or "data." in remedy) else message
 
 
 def _joined(singles: Sequence[Scores]) -> Scores:

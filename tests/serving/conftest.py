@@ -33,12 +33,14 @@ def serve(saved: tuple[OpenedModel, RewardModel], slow: Slow) -> Iterator[Callab
     """`serve(limits={...}, batch={...}, token=..., models=...)`: a server of `slow`, or of other models."""
     with ExitStack() as stack:
 
-        def start(token: str | None = None, models: Any = None, **sections: dict[str, Any]) -> Server:
+        def start(
+            token: str | None = None, models: Any = None, only_local: bool = False, **sections: dict[str, Any]
+        ) -> Server:
             config = ServeConfig(checkpoint="x")
             for section, values in sections.items():
                 for name, value in values.items():
                     assert hasattr(getattr(config, section), name)
                     setattr(getattr(config, section), name, value)
-            return stack.enter_context(running(config, models or {"tiny": (saved[0], slow)}, token))
+            return stack.enter_context(running(config, models or {"tiny": (saved[0], slow)}, token, only_local))
 
         yield start

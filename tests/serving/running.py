@@ -83,7 +83,9 @@ class Server:
             response = connection.getresponse()
             text = response.read()
             is_json = response.headers.get("content-type", "").startswith("application/json")
-            return Reply(response.status, json.loads(text) if is_json else text.decode(), dict(response.headers))
+            return Reply(
+                response.status, json.loads(text) if is_json and text else text.decode(), dict(response.headers)
+            )
         finally:
             connection.close()
 
@@ -115,7 +117,10 @@ def until(condition: Callable[[], Any]) -> None:
 
 @contextmanager
 def running(
-    config: ServeConfig, models: dict[str, tuple[OpenedModel, Any]], token: str | None = None
+    config: ServeConfig,
+    models: dict[str, tuple[OpenedModel, Any]],
+    token: str | None = None,
+    only_local: bool = False,
 ) -> Iterator[Server]:
     """A server of these models; it is asked to stop in the end, and must come to it."""
     metrics = Metrics()
@@ -127,7 +132,7 @@ def running(
         on_batch=metrics.batch,
     )  # fmt: skip
     service = Service(served, batcher, limits)
-    gate = make_application(service, metrics, limits, token)
+    gate = make_application(service, metrics, limits, token, only_local)
     listener = listen("127.0.0.1", 0)
     open_door(listener)
     stop = StopRequest()

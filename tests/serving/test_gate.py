@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from rm_experiments.scoring.model import OpenedModel, RewardModel
+from rm_experiments.serving.listening import allow_files
 from rm_experiments.serving.requests import (
     PairsRequest,
     PoolingRequest,
@@ -65,6 +66,7 @@ REFUSED: dict[str, tuple[str, Any, int, str]] = {
     "a lone surrogate": ("/score", b'{"response": "\\ud800"}', 422, "response"),
     "a NUL": ("/score", {"rows": [ROW, {"response": "a\0b"}]}, 422,
               "rows[1]: column 'response' has a NUL character at character 2"),
+    "one row of several": ("/score", {"rows": [{"response": "a\0b"}]}, 422, "rows[0]: column 'response' has a NUL"),
     "no answers": ("/score", {"responses": []}, 422, "the row: column 'responses' is an empty list"),
     "too many answers": ("/score", {"responses": list("abcde")}, 422, "5 answers are more than limits.answers=4"),
     "too many rows": ("/score", {"rows": [ROW] * 5}, 422, "5 answers are more than limits.answers=4"),
@@ -351,6 +353,77 @@ def test_a_server_whose_batches_stopped_is_not_ready(serve: Callable[..., Server
     server.service.batcher.close()
     found = server.get("/ready")
     assert (found.status, found.body["error"]["message"]) == (503, "batches are not computed any more")
+    assert server.get("/health").status == 503
+    assert server.post("/score", ROW).status == 503
+
+
+def test_a_model_that_always_fails_is_not_ready_until_it_computes_again(
+    serve: Callable[..., Server], slow: Slow
+) -> None:
+    def failing(encoded: Any, scores: Any) -> Any:
+        raise RuntimeError("the device is lost")
+
+    server = serve()
+    slow.spoil = failing
+    for _ in range(3):
+        assert server.get("/ready").status == 200
+        assert server.post("/score", ROW).status == 500
+    found = server.get("/ready")
+    assert (found.status, found.body["error"]["message"]) == (
+        503, "model tiny fails on every request; the server's log says why",
+    )  # fmt: skip
+    assert server.get("/health").status == 200
+    slow.spoil = lambda encoded, scores: scores
+    assert server.get("/ready").status == 200
+
+
+def test_without_a_token_only_names_of_this_machine_are_answered(serve: Callable[..., Server]) -> None:
+    server = serve(only_local=True)
+    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.0.0.2", "[::1]", "[::1]:8000"):
+        assert server.post("/score", ROW, Host=host).status == 200
+    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1", "[::2]:1", ""):
+        for found in (server.post("/score", ROW, Host=host), server.get("/health", Host=host)):
+            assert found.status == 403
+            assert "RM_SERVE_TOKEN" in found.body["error"]["message"]
+    protected = serve(only_local=True, token="s3cret-token")
+    assert protected.post("/score", ROW, Host="a.proxy", Authorization="Bearer s3cret-token").status == 200
+    assert serve().post("/score", ROW, Host="a.name").status == 200
+
+
+def test_too_many_connections_are_told_in_json(serve: Callable[..., Server]) -> None:
+    server = serve(limits={"connections": 2})
+    with server.socket(), server.socket():
+        until(lambda: len(server.gate.connections) == 2)
+        found = server.post("/score", ROW)
+        assert (found.status, found.headers["retry-after"]) == (503, "1")
+        assert found.body["error"]["message"] == "more connections than limits.connections=2"
+        assert server.get("/health").status == 200
+    until(lambda: not server.gate.connections)
+    assert server.post("/score", ROW).status == 200
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_allowed() -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+        allow_files(100)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (612, before[1])
+        allow_files(50)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (612, before[1])
+        allow_files(10**9)
+        assert 612 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= max(before[1], 612)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_what_is_got_may_be_asked_for_without_its_body(server: Server) -> None:
+    for path in ("/", "/health", "/ready", "/metrics"):
+        found = server.call("HEAD", path)
+        assert (found.status, found.body) == (200, "")
+        assert found.headers["content-length"] != "0"
+    assert server.call("HEAD", "/score").status == 405
+    assert server.post("/score/", ROW).status == 404
 
 
 def test_the_pages_load_nothing_from_elsewhere(server: Server) -> None:

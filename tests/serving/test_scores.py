@@ -14,7 +14,7 @@ from rm_experiments.data.answers import Answers
 from rm_experiments.data.templates import first_token, last_token, render
 from rm_experiments.scoring.model import OpenedModel, RewardModel, Scores
 from rm_experiments.serving.service import _joined
-from tests.serving.running import Server, Slow, running, together, until
+from tests.serving.running import Server, Slow, loaded, running, together, until
 
 EXACT = 1e-6
 PROMPT = "What is a river?"
@@ -99,6 +99,23 @@ def test_tokens_and_cuts_are_told(server: Server, saved: tuple[OpenedModel, Rewa
     assert shorter["cut_ends"] == [0]
     assert shorter["reads_from"]
     assert shorter["reads_from"][:20] in f"{prompt}\n\nAssistant:"
+
+
+def test_a_client_is_not_told_what_only_an_operator_can_type(
+    saved: tuple[OpenedModel, RewardModel], serve: Callable[..., Server]
+) -> None:
+    from pathlib import Path
+
+    strict = loaded(Path(saved[0].name), max_length=10, overlength="error")
+    server = serve(models={"tiny": strict})
+    for path, body, place in (
+        ("/score", {"rows": [{"response": "a " * 20}]}, "rows[0]"), ("/score", {"response": "a " * 20}, "the row"),
+        ("/rerank", {"query": "a", "documents": ["a " * 20]}, ""),
+    ):  # fmt: skip
+        found = server.post(path, body)
+        assert found.status == 422
+        assert found.body["error"]["message"].startswith(place)
+        assert found.body["error"]["message"].endswith("tokens exceed data.max_length=10")
 
 
 def rendered(opened: OpenedModel, answer: str, prompt: str = PROMPT) -> str:
@@ -220,6 +237,8 @@ def test_two_models_side_by_side(
             assert answer["rewards"] == (near([-1.0] * 3) if name == "second" else near(rewards))
     assert server.post("/get_reward?model=second", {"query": ["a"]}).body["rewards"] == [-1.0]
     cards = server.get("/v1/models").body["data"]
+    # No directory of this machine is told.
+    assert [one["root"] for one in cards] == ["first", "second"]
     assert [(one["id"], one["max_model_len"]) for one in cards] == [("first", 100), ("second", 100)]
     unknown = server.post("/score", {"prompt": "a", "response": "b", "model": "third"})
     assert (unknown.status, unknown.body["error"]["message"]) == (
@@ -255,7 +274,9 @@ def test_strangers_are_answered_when_one_request_fails_or_has_no_finite_reward(
         for name in ("a", "b"):
             assert asked[name].result().body["reward"] == near(wanted[name])
         assert asked["boom"].result().status == 500
-        assert asked["boom"].result().body["error"]["message"] == "the model failed on this request (a kernel failed)"
+        assert asked["boom"].result().body["error"]["message"] == (
+            "the model failed on this request; the server's log says why"
+        )
         for name in ("nan", "mixed"):
             assert asked[name].result().status == 500
             assert "a reward is not finite" in asked[name].result().body["error"]["message"]
