@@ -153,9 +153,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--answers", type=int, default=4, help="to each prompt")
-    parser.add_argument("--long-words", type=int, default=2000, help="of a prompt that has 64 answers in a request")
     parser.add_argument(
-        "--max-length", type=int, help="tokens; needed where the model's own limit cuts the long prompt"
+        "--long-words", type=int, default=2000, help="of a prompt with 64 answers; the model's limit holds"
     )
     parser.add_argument("--rounds", type=int, default=3, help="of the offline measurement")
     parser.add_argument("settings", nargs="*", help="further settings of rm-serve, such as train.device=cuda")
@@ -163,7 +162,7 @@ def main() -> None:
     rows = rows_of(arguments.rows, arguments.answers, 0)
     from rm_experiments import RewardModel
 
-    model = RewardModel.load(str(Path(arguments.checkpoint)), max_length=arguments.max_length)
+    model = RewardModel.load(str(Path(arguments.checkpoint)))
     rewards, rate = offline(model, rows, arguments.rounds)
     requests = [
         (json.dumps({"prompt": prompt, "responses": [response]}).encode(), [reward])
@@ -182,9 +181,8 @@ def main() -> None:
     print(
         "mode             clients  requests/s    p50 ms    p95 ms    p99 ms  failed  requests/batch  largest difference"
     )
-    limit = [] if arguments.max_length is None else [f"data.max_length={arguments.max_length}"]
     for mode, settings in _MODES.items():
-        with served(arguments.checkpoint, [*settings, *limit, *arguments.settings]) as address:
+        with served(arguments.checkpoint, [*settings, *arguments.settings]) as address:
             asyncio.run(measure(address, requests, 2, 1.0))
             for clients in arguments.clients:
                 before = asyncio.run(batches(address))

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from rm_experiments.config.data_schema import DataConfig, Overlength, TextAs
 from rm_experiments.data.answers import AnswerEncoder, Answers, EncodedAnswers, answers_of
 from rm_experiments.data.pairs import PreferencePair
+from rm_experiments.data.rendering import Renderer
 from rm_experiments.data.templates import prepare_tokenizer
 from rm_experiments.data.tokenization import tokenize_pairs
 from rm_experiments.errors import DataError
@@ -36,6 +37,16 @@ TEXTS = st.lists(st.sampled_from("abc"), max_size=9).map(" ".join)
 
 def encode(policy: Overlength, limit: int, *rows: Answers, text_as: TextAs = TextAs.raw) -> list[Any]:
     return AnswerEncoder(WORDS, text_as, limit, policy).encode(rows)
+
+
+def test_long_prompts_are_rendered_anew_and_do_not_stay_in_memory() -> None:
+    renderer = Renderer(WORDS, TextAs.chat)
+    kept: Any = renderer._text_prompt
+    for prompt, size in (("a" * 32_769, 0), ("a" * 32_768, 1)):
+        (before, text) = renderer.texts(Answers(prompt=prompt, answers=["b"]), "row 0")
+        assert prompt in before
+        assert text.startswith(before)
+        assert kept.cache_info().currsize == size
 
 
 def letters(one: EncodedAnswers) -> list[str]:
