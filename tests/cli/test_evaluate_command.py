@@ -92,7 +92,7 @@ def test_several_models_stand_below_each_other_and_can_be_compared(
     assert [(one["step"], one["eval_num_pairs"]) for one in evaluations] == [(2, 5), (4, 5)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_measure_what_one_does_and_speak_once(cwd: Path, trained_run: Path) -> None:
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "rm_experiments.cli.evaluate"]

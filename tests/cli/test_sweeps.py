@@ -88,6 +88,7 @@ def statuses(place: Path) -> list[str]:
     return [row["status"] for row in rows(place).values()]
 
 
+@pytest.mark.long
 def test_the_rest_goes_on_and_the_command_again_does_what_is_missing(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -118,6 +119,7 @@ def test_the_rest_goes_on_and_the_command_again_does_what_is_missing(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "grid" / "0").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.long
 def test_a_job_is_bit_for_bit_the_run_alone(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
     done = start("seed=5", "launch.concurrent_runs=2", "model.dropout=0.1")
     done.communicate()
@@ -137,6 +139,7 @@ def test_a_job_is_bit_for_bit_the_run_alone(tmp_path: Path, start: Callable[...,
     assert command == ["rm-train", *WORLD, "seed=5", "model.dropout=0.1"]
 
 
+@pytest.mark.long
 def test_a_killed_job_is_one_failed_row_and_goes_on(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -150,7 +153,9 @@ def test_a_killed_job_is_one_failed_row_and_goes_on(
     assert json.loads((tmp_path / "grid" / "0" / "summary.json").read_text())["status"] == "failed"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM], ids=["SIGINT", "SIGTERM"]
+)
 def test_a_signal_stops_all_jobs_with_checkpoints(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]], number: signal.Signals
 ) -> None:

@@ -22,7 +22,7 @@ QUICK = {
 """Trials that need no launcher and no second import."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_survive_faults(tmp_path: Path) -> None:
     with workbench(tmp_path, seed=0, patient=True) as bench:
         outcomes = run_trials(bench, QUICK, jobs=1)

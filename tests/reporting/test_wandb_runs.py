@@ -171,6 +171,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WandbServe
         yield server, directory
 
 
+@pytest.mark.long
 def test_wandbs_agent_drives_rm_train(agent: tuple[WandbServer, Path]) -> None:
     server, directory = agent
 
@@ -192,6 +193,7 @@ def test_wandbs_agent_drives_rm_train(agent: tuple[WandbServer, Path]) -> None:
     assert summary["status"] == "finished"
 
 
+@pytest.mark.long
 def test_models_are_artifacts_of_the_run(agent: tuple[WandbServer, Path]) -> None:
     server, _ = agent
 

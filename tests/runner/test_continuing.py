@@ -100,6 +100,7 @@ def test_wherever_it_is_stopped_it_goes_on_to_the_same_end(
     assert stopped_in_evaluation
 
 
+@pytest.mark.long
 def test_averaged_weights_go_on_to_the_same_end(
     run: Callable[..., RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

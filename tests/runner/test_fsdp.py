@@ -66,7 +66,7 @@ if ranks.rank() == 0:
 ranks.leave()
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def on_ranks(cwd: Path, jobs: dict[str, list[str]], stopped: str = "") -> subprocess.CompletedProcess[str]:
