@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from rm_experiments.config.schema import ModelConfig
 from rm_experiments.errors import CheckpointError, ConfigError
 from rm_experiments.modeling.language_head import LanguageHead
+from rm_experiments.modeling.quiet import quiet
 from rm_experiments.modeling.reward_model import BuiltModel
 from rm_experiments.modeling.tokenizer import unreadable_model
 
@@ -117,11 +116,8 @@ def _without_layers(config: ModelConfig, model_config: PretrainedConfig) -> Pret
 def _loaded(config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The causal language model of the checkpoint, without its layers where that can be."""
     assert config.name_or_path is not None
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             found: Any = AutoModelForCausalLM.from_pretrained(
                 os.path.expanduser(config.name_or_path), config=_without_layers(config, model_config), dtype=dtype,
                 revision=config.revision, trust_remote_code=config.trust_remote_code, output_loading_info=True,
@@ -129,8 +125,6 @@ def _loaded(config: ModelConfig, model_config: PretrainedConfig, dtype: torch.dt
             )  # fmt: skip
     except Exception as error:  # OSError, RuntimeError, SafetensorError, and the Hub client's own errors
         raise CheckpointError(unreadable_model(config, "weights", error)) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     model, info = found
     lost = sorted(set(info["missing_keys"]) & set(_above(model)))
     if lost:

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from rm_experiments.data.tokens import TokenizedPairs
 from rm_experiments.errors import CheckpointError
 from rm_experiments.modeling.heads import HEADS_FILE, as_one_head, head_names, load_heads, save_heads
+from rm_experiments.modeling.quiet import quiet
 from rm_experiments.modeling.reward_model import RewardModel
 from rm_experiments.modeling.sharding import gathered, put
 
@@ -192,18 +192,14 @@ def plain_model(
     Raises:
         CheckpointError: when it does not load.
     """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
         # Weights that were not saved would be drawn at random: not from the state that the run began with.
-        with torch.random.fork_rng():
+        with quiet(), torch.random.fork_rng():
+            tokenizer = AutoTokenizer.from_pretrained(directory)
             torch.manual_seed(_UNRELATED_SEED)
             return _load_plain(directory, adapter, tokenizer.pad_token_id, loading or {}).eval(), tokenizer
     except Exception as error:  # whatever a library says, the saved model is not usable
         raise CheckpointError(f"{directory}: does not load with plain transformers: {error}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def plain_rewards(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +20,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from rm_experiments.config.heads import SINGLE
 from rm_experiments.config.schema import Attention, Dtype, ModelConfig
@@ -31,6 +29,7 @@ from rm_experiments.modeling.language_head import LanguageHead
 from rm_experiments.modeling.layouts.answers import AnswerTokens
 from rm_experiments.modeling.layouts.attention import current
 from rm_experiments.modeling.layouts.batch import Batch, FeatureBatch, FlatBatch, PaddedBatch
+from rm_experiments.modeling.quiet import quiet
 from rm_experiments.modeling.tokenizer import unreadable_model
 
 DTYPES = {Dtype.float32: torch.float32, Dtype.bfloat16: torch.bfloat16, Dtype.float16: torch.float16}
@@ -317,12 +316,9 @@ def _load_pretrained(
 ) -> tuple[PreTrainedModel, set[str]]:
     """The pretrained weights, and the names of those that were not there (fresh)."""
     assert config.name_or_path is not None
-    verbosity = transformers_logging.get_verbosity()
-    # A missing head is what we expect and say ourselves; what else is missing is refused below.
-    transformers_logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        # A missing head is what we expect and say ourselves; what else is missing is refused below.
+        with quiet():
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 os.path.expanduser(config.name_or_path),
                 config=model_config,
@@ -340,8 +336,6 @@ def _load_pretrained(
                 "(a classifier of several labels?); use the base model it was made from"
             ) from error
         raise CheckpointError(unreadable_model(config, "weights", error)) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     missing = set(info["missing_keys"])
     prefix = model.base_model_prefix + "."
     lost = sorted(key for key in missing if key.startswith(prefix) and "pooler" not in key)

@@ -70,13 +70,17 @@ class Lock:
             self._descriptor = None
 
 
-def check_lock(directory: Path) -> None:
-    """Raises ConfigError when another process writes to a directory. A lock that a killed one left is deleted."""
+def check_lock(directory: Path, key: str = "run_dir") -> None:
+    """Raises ConfigError when another process writes to a directory. A lock that a killed one left is deleted.
+
+    Args:
+        key: the setting that names the directory.
+    """
     try:
         descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return
-    one = Lock(directory)
+    one = Lock(directory, key)
     one._descriptor = descriptor
     one._hold(descriptor)
     one.release()

@@ -32,6 +32,7 @@ from rm_experiments.modeling.merging import (
     save_full,
 )
 from rm_experiments.modeling.probe_rows import Row, measure, read_rows, rows_of_dialogues, with_rewards, write_rows
+from rm_experiments.modeling.quiet import quiet
 from rm_experiments.modeling.reward_model import DTYPES, empty_reward_model
 from rm_experiments.reporting.merge_card import MergeCard, render_merge_card
 from rm_experiments.runner.environment import versions
@@ -282,16 +283,13 @@ def _own_rewards(directory: Path, rows: list[Row]) -> NDArray[Any]:
 
 def _plain_rewards(directory: Path, rows: list[Row]) -> NDArray[Any]:
     """[2, n] as plain transformers gives them, in float32 arithmetic."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        model = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=torch.float32)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(directory)
+            model = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=torch.float32)
     except Exception as error:  # whatever a library says, the saved model is not usable
         reason = " ".join(str(error).split())[:200]
         raise TrainingError(f"the new model does not load with plain transformers: {reason}") from None
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     return measure(model, tokenizer, rows)
 
 

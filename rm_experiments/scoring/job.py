@@ -26,13 +26,13 @@ from rm_experiments.launch import ranks
 from rm_experiments.launch.signals import Stopped, StopRequest, stop_on_signals
 from rm_experiments.modeling.computing import Alone
 from rm_experiments.reporting.scoring_progress import ScoringProgress
-from rm_experiments.runner.lock import Lock
+from rm_experiments.runner.lock import Lock, check_lock
 from rm_experiments.runner.prepare import make_accelerator
 from rm_experiments.runner.saved_models import weights_identity
 from rm_experiments.scoring.chunks import PROBLEM, ChunkScorer
 from rm_experiments.scoring.columns import NewColumns
 from rm_experiments.scoring.files import InputFile, InputRow, open_input, spool_standard_input
-from rm_experiments.scoring.model import OpenedModel, RewardModel, open_model
+from rm_experiments.scoring.model import OpenedModel, RewardModel, open_configured
 from rm_experiments.scoring.parts import Parts
 from rm_experiments.scoring.plan import Plan, make_plan, remedy
 from rm_experiments.scoring.writing import Result, Summary, write_bad_rows, write_output
@@ -116,12 +116,8 @@ def score_file(config: ScoreConfig) -> ScoreResult:
         Interrupted: when a signal stopped it; the same command goes on.
     """
     began = time.monotonic()
-    data = check_score(config).data
-    opened = open_model(
-        str(config.checkpoint), revision=config.model.revision, trust_remote_code=config.model.trust_remote_code,
-        max_length=data.max_length, overlength=data.overlength, text_as=data.text_as, chat_template=data.chat_template,
-        chat_template_kwargs=data.chat_template_kwargs,
-    )  # fmt: skip
+    check_score(config)
+    opened = open_configured(str(config.checkpoint), config.model, config.data)
     if config.heads and len(opened.heads) == 1:
         raise ConfigError("heads=true: the model has one head, whose reward is there anyway; leave it out")
     new = NewColumns(suffix=config.suffix, heads=opened.heads, with_heads=config.heads)
@@ -172,6 +168,8 @@ def _begin(
     """Look at everything, and take over what an interrupted command left."""
     parts = _parts(config)
     _check_output(config)
+    # Said at once; to look at all rows may take minutes.
+    check_lock(parts.directory, "output")
     source = plan = None
     if config.input != STANDARD:
         source = open_input(str(config.input))

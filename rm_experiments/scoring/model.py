@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from rm_experiments.config.data_schema import Overlength, TextAs
 from rm_experiments.config.heads import Heads
 from rm_experiments.config.rules import budget, refuse
+from rm_experiments.config.saved_model_schema import EvaluatedModelConfig, ReadingConfig
 from rm_experiments.config.schema import Device, Layout, Precision, TrainConfig
 from rm_experiments.config.score_schema import RowKind, ScoreColumnsConfig
 from rm_experiments.data.answers import AnswerEncoder, Answers, EncodedAnswers
@@ -34,6 +35,7 @@ from rm_experiments.scoring.rows import columns_of, read_row
 from rm_experiments.training.budget import evaluation_budget, training_budget
 
 _CUDA_TOKENS = 32768
+"""Of a forward pass, where nobody says how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,15 @@ def open_model(
         name=found[0].name, saved=model, heads=saved_heads(model.name, model.revision),
         encoder=AnswerEncoder(model.tokenizer, kind, limit, policy), max_length=limit, text_as=kind, overlength=policy,
         notes=notes,
+    )  # fmt: skip
+
+
+def open_configured(checkpoint: str, model: EvaluatedModelConfig, data: ReadingConfig) -> OpenedModel:
+    """The same by the settings of a command."""
+    return open_model(
+        checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code, max_length=data.max_length,
+        overlength=data.overlength, text_as=data.text_as, chat_template=data.chat_template,
+        chat_template_kwargs=data.chat_template_kwargs,
     )  # fmt: skip
 
 

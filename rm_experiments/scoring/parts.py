@@ -57,7 +57,8 @@ class Parts:
         if before != job or not resume:
             for one in self.directory.glob("part_*"):
                 one.unlink()
-        for one in (self.directory / _FAILED_FILE, *self.directory.glob(f"{_DONE}*")):
+        marks = (self.directory / _FAILED_FILE, self.directory / _WHOLE_FILE, *self.directory.glob(f"{_DONE}*"))
+        for one in marks:
             one.unlink(missing_ok=True)
         write_json(self.directory / _JOB_FILE, dict(job))
 

@@ -21,7 +21,6 @@ from rm_experiments.scoring.rows import ScoredRow, columns_of, read_row
 _CHUNK_ROWS, _CHUNK_CHARACTERS = 2048, 2**22
 _SCHEMA_ROWS = 1024
 _WITH_PROMPT = (RowKind.response, RowKind.responses)
-_OTHER_NAMES = "type suffix=_new for other names"
 
 
 @dataclass(kw_only=True)
@@ -78,8 +77,8 @@ def make_plan(
     to_parquet = source.kind != "parquet" and kind_of(config.output) == "parquet"
     reader, plan = RowReader(config), Plan()
     kinds: set[RowKind] = set()
-    new: Collection[str] = ()
-    columns: dict[str, None] = {}
+    # With the first row that has each.
+    columns: dict[str, str] = {}
     schemas = _Schemas() if to_parquet else None
     rows = characters = answers = 0
     number = -1
@@ -91,11 +90,9 @@ def make_plan(
                 raise data_error(f"{found}; {remedy()}")
         else:
             assert isinstance(row.values, dict)
-            if found.kind not in kinds:
-                kinds.add(found.kind)
-                new = schema_of_new(kinds).names
-            _refuse_taken(row, new)
-            columns.update(dict.fromkeys(row.values))
+            kinds.add(found.kind)
+            for name in row.values:
+                columns.setdefault(name, row.where)
             plan.num_without_prompt += found.kind in _WITH_PROMPT and not found.answers.prompt
             characters += _length(found)
             answers += len(found.answers.answers)
@@ -112,28 +109,20 @@ def make_plan(
         count = "has no rows" if number < 0 else f"none of {number + 1} rows can be scored"
         raise data_error(f"input={config.input}: {count}")
     plan.row_kinds, plan.columns = kinds, list(columns)
-    # Rows before the first of a kind were not held against the names of that kind.
-    for name in new:
+    new = schema_of_new(kinds)
+    for name in new.names:
         if name in columns:
             raise data_error(
-                f"input: some rows have a column {shown(name)} already, which would be lost; {_OTHER_NAMES}"
+                f"input: {columns[name]}: has a column {shown(name)} already, which would be lost; type suffix=_new "
+                "for other names"
             )
-    plan.schema = schemas.whole(schema_of_new(kinds)) if schemas is not None else None
+    plan.schema = schemas.whole(new) if schemas is not None else None
     return plan
 
 
 def remedy() -> str:
     """What to type where a bad row must not stop the command."""
     return "to put such rows into a file of their own type bad_rows=aside"
-
-
-def _refuse_taken(row: InputRow, new: Collection[str]) -> None:
-    assert isinstance(row.values, dict)
-    for name in new:
-        if name in row.values:
-            raise data_error(
-                f"input: {row.where}: has a column {shown(name)} already, which would be lost; {_OTHER_NAMES}"
-            )
 
 
 def _length(row: ScoredRow) -> int:
@@ -176,7 +165,7 @@ class _Schemas:
                 raise _unfit(name, "whole numbers beyond 2^53 among fractions")
         try:
             pq.ParquetWriter(io.BytesIO(), pa.schema([*own, *new])).close()
-        except (pa.ArrowException, NotImplementedError) as error:
+        except pa.ArrowException as error:
             raise _unfit(None, " ".join(str(error).split())[:150]) from error
         return own
 

@@ -71,13 +71,7 @@ def foreign_routes(service: Service) -> APIRouter:
     @post("/v1/score", answer=PairsAnswer)
     async def pairs(request: PairsRequest) -> Response:
         """vLLM's call: the reward of each answer to its prompt. (`/score` is our own.)"""
-        prompts, answers = request.sides()
-        rows = (
-            [Answers(prompt=prompts[0], answers=[*answers])]
-            if len(prompts) == 1 and answers
-            else [Answers(prompt=one, answers=[two]) for one, two in zip(prompts, answers, strict=False)]
-        )
-        scored = await _answers_scored(service, request.model, rows)
+        scored = await _answers_scored(service, request.model, _rows_of(*request.sides()))
         rewards = _activated(scored.rewards, request.use_activation)
         data = [{"index": number, "object": "score", "score": one} for number, one in enumerate(rewards)]
         return Json(_envelope("score", scored, data))
@@ -87,19 +81,30 @@ def foreign_routes(service: Service) -> APIRouter:
         """vLLM's, Jina's and Cohere's call: the answers to a prompt, the best first."""
         rows = [Answers(prompt=request.query, answers=[*request.documents])] if request.documents else []
         scored = await _answers_scored(service, request.model, rows)
-        rewards = _activated(scored.rewards, request.use_activation)
-        order = sorted(range(len(rewards)), key=lambda number: -rewards[number])[: request.top_n or None]
-        results = [
-            {
-                "index": number, "relevance_score": rewards[number],
-                **({"document": {"text": request.documents[number]}} if request.return_documents else {}),
-            }
-            for number in order
-        ]  # fmt: skip
+        results = _ranked(request, _activated(scored.rewards, request.use_activation))
         envelope = _envelope("rerank", scored, [])
         return Json({**{key: envelope[key] for key in ("id", "model", "usage")}, "results": results})
 
     return router
+
+
+def _rows_of(prompts: list[str], answers: list[str]) -> list[Answers]:
+    """One prompt with all answers, or one with each."""
+    if len(prompts) == 1 and answers:
+        return [Answers(prompt=prompts[0], answers=[*answers])]
+    return [Answers(prompt=one, answers=[two]) for one, two in zip(prompts, answers, strict=False)]
+
+
+def _ranked(request: RerankRequest, rewards: list[float]) -> list[dict[str, Any]]:
+    """The documents that are asked for, the best first."""
+    order = sorted(range(len(rewards)), key=lambda number: -rewards[number])[: request.top_n or None]
+    return [
+        {
+            "index": number, "relevance_score": rewards[number],
+            **({"document": {"text": request.documents[number]}} if request.return_documents else {}),
+        }
+        for number in order
+    ]  # fmt: skip
 
 
 async def _answers_scored(service: Service, model: str | None, rows: list[Answers]) -> Scored:

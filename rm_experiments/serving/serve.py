@@ -17,7 +17,7 @@ from rm_experiments.data.answers import EncodedAnswers
 from rm_experiments.launch.signals import StopRequest, stop_on_signals
 from rm_experiments.reporting.console import results_console
 from rm_experiments.runner.saved_models import find_checkpoints
-from rm_experiments.scoring.model import RewardModel, open_model
+from rm_experiments.scoring.model import RewardModel, open_configured
 from rm_experiments.serving.application import make_application
 from rm_experiments.serving.batching import Batcher
 from rm_experiments.serving.connections import connection_class
@@ -81,13 +81,7 @@ def make_service(config: ServeConfig, metrics: Metrics) -> Service:
 
 
 def _load(config: ServeConfig, name: str, source: str) -> ServedModel:
-    data = config.data
-    opened = open_model(
-        source, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code,
-        max_length=data.max_length, overlength=None if data.overlength is None else data.overlength.value,
-        text_as=None if data.text_as is None else data.text_as.value, chat_template=data.chat_template,
-        chat_template_kwargs=data.chat_template_kwargs or None,
-    )  # fmt: skip
+    opened = open_configured(source, config.model, config.data)
     model = RewardModel.of(
         opened, opened.computing(config.train.device.value, config.train.precision.value),
         layout=config.train.layout.value, micro_batch_tokens=config.eval.micro_batch_tokens,

@@ -21,6 +21,7 @@ import pytest
 from rm_experiments import RewardModel
 from rm_experiments.config.score_schema import BadRows, RowKind, ScoreConfig, ScoreResume
 from rm_experiments.errors import CheckpointError, ConfigError, DataError
+from rm_experiments.scoring import job
 from rm_experiments.scoring import plan as plan_module
 from rm_experiments.scoring.columns import ranks_of
 from rm_experiments.scoring.job import Interrupted, ScoreResult, score_file
@@ -289,7 +290,11 @@ def test_empty_cells_of_a_table_are_answers(score: Callable[..., ScoreResult], m
         ([{"response": "a", "x": 2**70}], "o.parquet", r"output: column 'x' does not fit into a Parquet file"),
         ([{"response": "a", "x": "\ud800"}], "o.parquet", r"output: column 'x' does not fit into a Parquet file"),
         ([{"response": "a", "x": 2**60}, {"response": "b", "x": 0.5}], "o.parquet", r"output: column 'x' does not fit"),
-        ([{"response": "a", "rank": 3}, {"responses": ["b"]}], "o.csv", r"rows have a column 'rank' already"),
+        (
+            [{"response": "a", "rank": 3}, {"responses": ["b"]}],
+            "o.csv",
+            r"in.jsonl line 1: has a column 'rank'",
+        ),
     ],
 )
 def test_what_a_table_cannot_hold_is_known_before_the_model_is_loaded(
@@ -335,6 +340,27 @@ def test_a_command_that_was_killed_when_its_output_was_in_place_leaves_nothing(
     assert Path("out.jsonl.parts").is_dir()
     with pytest.raises(ConfigError, match="is already there"):
         score("in.jsonl", "out.jsonl")
+    assert sorted(os.listdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_a_command_that_was_killed_before_its_output_was_renamed_goes_on(
+    score: Callable[..., ScoreResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("in.jsonl", many(3))
+    replace = os.replace
+
+    def stopping(source: Any, target: Any) -> None:
+        if Path(target).name == "out.jsonl":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job.os, "replace", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            score("in.jsonl", "out.jsonl")
+    assert (Path("out.jsonl.parts") / "whole").exists()
+    assert score("in.jsonl", "out.jsonl").num_resumed == 3
+    assert len(read("out.jsonl")) == 3
     assert sorted(os.listdir()) == ["in.jsonl", "out.jsonl"]
 
 
